@@ -1,0 +1,8 @@
+"""Predict spatial gene expression from H&E images by borrowing from slides that look alike.
+
+*Ingest fills the store, the model reads the store, the store knows neither.*
+"""
+
+from importlib.metadata import version
+
+__version__ = version("spahgc")

@@ -1,0 +1,1 @@
+"""Write synthetic slides in the true file formats, for the demo and the tests."""

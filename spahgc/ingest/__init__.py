@@ -1,0 +1,1 @@
+"""Fill the store: slide folders in, Zarr out, embeddings included."""

@@ -1,0 +1,1 @@
+"""Read the store: graphs, network, training, baselines, evaluation, prediction."""

@@ -1,0 +1,1 @@
+"""Turn runs into the tables and pictures people look at."""
