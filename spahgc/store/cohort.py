@@ -1,0 +1,130 @@
+"""The slides of one store as one commit knows them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from spahgc.errors import MismatchError, MissingError
+from spahgc.store.commits import Commit, Store, open_store
+from spahgc.store.slide import StoredSlide
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usable:
+    """Which slides can teach or judge a model, and why the others cannot."""
+
+    names: tuple[str, ...]
+    """Slides with the embedding and with expression, sorted."""
+
+    left_out: Mapping[str, str]
+    """Reason in a few words, by slide."""
+
+
+class Cohort:
+    """The slides of a store at one commit; later commits are not seen."""
+
+    def __init__(self, store: Store, commit: Commit) -> None:
+        """Look at ``store`` as ``commit`` left it; see `open_cohort`."""
+        self.store = store
+        self.commit = commit
+
+    @property
+    def path(self) -> Path:
+        """Where the store lies."""
+        return self.store.path
+
+    @cached_property
+    def slides(self) -> dict[str, StoredSlide]:
+        """Every slide by name, sorted; nothing is read yet."""
+        return {
+            name: StoredSlide(self.store, name, entry)
+            for name, entry in sorted(self.commit.slides.items())
+        }
+
+    def __getitem__(self, name: str) -> StoredSlide:
+        """Give one slide.
+
+        Raises
+        ------
+        MissingError
+            If the store has no slide of that name; the text lists those it has.
+        """
+        if name not in self.slides:
+            known = ", ".join(self.slides) or "none at all"
+            raise MissingError(f"{self.path} has no slide {name!r}; it has {known}")
+        return self.slides[name]
+
+    def usable(self, embedding: str) -> Usable:
+        """Sort the slides into those that can be trained or tested on and those that cannot."""
+        reasons = {name: _why_not(slide, embedding) for name, slide in self.slides.items()}
+        return Usable(
+            names=tuple(name for name, reason in reasons.items() if reason is None),
+            left_out={name: reason for name, reason in reasons.items() if reason is not None},
+        )
+
+    def patients(self, names: Iterable[str]) -> dict[str, str | None]:
+        """Give the patient of each slide in ``names``; None means unknown."""
+        return {name: self[name].patient for name in names}
+
+    def shared_genes(self, names: Iterable[str]) -> list[str]:
+        """List the gene ids that every slide in ``names`` has, in the first one's order.
+
+        Raises
+        ------
+        MismatchError
+            If no gene is shared, as with slides of two species.
+        """
+        tables = {name: self[name].genes.index for name in names}
+        shared = pd.Index([])
+        for position, genes in enumerate(tables.values()):
+            shared = genes if position == 0 else shared[shared.isin(genes)]
+        if shared.empty:
+            raise MismatchError(
+                f"slides {', '.join(tables)} share no gene id: are they of one species, and all "
+                "with Ensembl ids or all with symbols?"
+            )
+        return [str(gene) for gene in shared]
+
+    def fingerprint(self, embedding: str, names: Iterable[str]) -> str:
+        """Give the digest of the encoder fingerprint that all slides in ``names`` share.
+
+        Raises
+        ------
+        MissingError
+            If one of them lacks the embedding.
+        MismatchError
+            If they were embedded in different ways, which must never be mixed.
+        """
+        digests: dict[str, str] = {}
+        for name in names:
+            slide = self[name]
+            slide.open_embedding(embedding)
+            digests.setdefault(slide.entry.encoders[embedding], name)
+        if len(digests) > 1:
+            pair = " and ".join(digests.values())
+            raise MismatchError(
+                f"slides {pair} have embeddings {embedding!r} made in different ways (weights, "
+                "patch or precision); embed one of them again"
+            )
+        return next(iter(digests), "")
+
+
+def open_cohort(path: Path) -> Cohort:
+    """Open the newest commit of the store at ``path``."""
+    store = open_store(path)
+    return Cohort(store, store.head)
+
+
+def _why_not(slide: StoredSlide, embedding: str) -> str | None:
+    if not slide.has_expression:
+        return "has no expression"
+    if embedding not in slide.entry.encoders:
+        return (
+            "has no full-resolution image"
+            if slide.entry.image is None
+            else f"is not embedded with {embedding}: run `spahgc embed --encoder {embedding}`"
+        )
+    return None

@@ -1,0 +1,89 @@
+"""Names inside a store, its format version, and which names a slide may have.
+
+Keys are relative to the store's root and use ``/``::
+
+    zarr.json                        root group: format version, SpatialData's container mark
+    tables/<group>/…                 one AnnData a slide
+    manifests/<sha256>.json          every file of one slide version: size, digest, Zarr metadata
+    indexes/<name>/<sha256>.json     one index record
+    commits/00000001.json …          append-only; the newest says what the store holds
+    staging/…                        what is being written; never read
+"""
+
+import re
+from typing import Final
+
+from spahgc.errors import SlideFormatError
+
+FORMAT_VERSION: Final = 1
+STORE_ATTRIBUTE: Final = "spahgc"
+ROOT_DOCUMENT: Final = "zarr.json"
+
+TABLES: Final = "tables"
+MANIFESTS: Final = "manifests"
+INDEXES: Final = "indexes"
+COMMITS: Final = "commits"
+STAGING: Final = "staging"
+
+COUNTS: Final = "X"
+OBS: Final = "obs"
+VAR: Final = "var"
+CENTERS: Final = "obsm/spatial"
+EMBEDDINGS: Final = "obsm"
+RECORD: Final = "uns/spahgc"
+PICTURES: Final = "uns/spatial"
+
+ROOT_ATTRIBUTES: Final = {
+    STORE_ATTRIBUTE: {"format": FORMAT_VERSION},
+    "spatialdata_attrs": {"version": "0.2", "spatialdata_software_version": "0.5.0"},
+}
+TABLE_ATTRIBUTES: Final = {
+    "encoding-type": "anndata",
+    "encoding-version": "0.1.0",
+    "spatialdata-encoding-type": "ngff:regions_table",
+    "region": None,
+    "region_key": None,
+    "instance_key": None,
+    "version": "0.2",
+}
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_DEVICES = frozenset(
+    ["con", "prn", "aux", "nul"] + [f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)]
+)
+
+
+def check_slide_name(name: str) -> None:
+    """Refuse a name that some file system or URL would not carry.
+
+    Raises
+    ------
+    SlideFormatError
+        If ``name`` is not 1 to 128 letters, digits, dots, dashes or underscores starting with
+        a letter or digit, or is a device name on Windows.
+    """
+    if not _NAME.fullmatch(name) or name.endswith("."):
+        raise SlideFormatError(
+            f"{name!r} cannot name a slide: use letters, digits, '.', '_' and '-' "
+            "(at most 128, first a letter or digit); choose another with `--name`"
+        )
+    if name.lower().split(".")[0] in _DEVICES:
+        raise SlideFormatError(
+            f"{name!r} cannot name a slide: Windows keeps that name for a device; "
+            "choose another with `--name`"
+        )
+
+
+def commit_key(number: int) -> str:
+    """Spell the key of one commit, counted from 1."""
+    return f"{COMMITS}/{number:08d}.json"
+
+
+def manifest_key(digest: str) -> str:
+    """Spell the key of one manifest; ``digest`` is its sha256 in hex."""
+    return f"{MANIFESTS}/{digest}.json"
+
+
+def index_key(name: str, digest: str) -> str:
+    """Spell the key of one index record; ``digest`` is its sha256 in hex."""
+    return f"{INDEXES}/{name}/{digest}.json"

@@ -1,0 +1,170 @@
+"""One slide in a store: typed access, nothing read before it is asked for."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import zarr
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from spahgc.errors import DamagedStoreError, MismatchError, MissingError
+from spahgc.schema import Thumbnail
+from spahgc.store import layout
+from spahgc.store.commits import SlideEntry, Store
+from spahgc.store.manifest import Manifest
+
+
+class StoredSlide:
+    """Typed view of one committed slide.
+
+    Letters: S spots, G genes, D embedding size. A view keeps reading the version it was
+    opened on, whatever is committed later.
+    """
+
+    def __init__(self, store: Store, name: str, entry: SlideEntry) -> None:
+        """Look at ``entry``, one of the slides of a commit of ``store``."""
+        self.name = name
+        self.entry = entry
+        self.store = store
+        self.folder = store.path / entry.group
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Every file this version consists of."""
+        return Manifest.parse(self.store.read_document(layout.manifest_key, self.entry.manifest))
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """What is known of the slide beside its arrays: image, scale, findings, who made it."""
+        record: dict[str, Any] = json.loads(str(self._read(layout.RECORD)))
+        return record
+
+    @property
+    def patient(self) -> str | None:
+        """None means unknown."""
+        return self.entry.patient
+
+    @property
+    def n_spots(self) -> int:
+        """S."""
+        return self.entry.n_spots
+
+    @property
+    def has_expression(self) -> bool:
+        """Whether anything was measured on it."""
+        return self.entry.n_genes > 0
+
+    @cached_property
+    def spots(self) -> pd.DataFrame:
+        """S rows indexed by barcode or spot id; see `spahgc.schema.Slide.spots`."""
+        return self._read(layout.OBS)
+
+    @cached_property
+    def genes(self) -> pd.DataFrame:
+        """G rows indexed by gene id, with the column ``symbol``."""
+        return self._read(layout.VAR)
+
+    @cached_property
+    def centers(self) -> NDArray[np.float64]:
+        """(S, 2) spot centers as x, y in full-resolution pixels; NaN where there are none."""
+        centers: NDArray[np.float64] = self._read(layout.CENTERS)
+        return centers
+
+    def read_counts(self) -> csr_matrix:
+        """Read the (S, G) raw counts."""
+        with anndata.settings.override(use_sparse_array_on_read=False):
+            return self._read(layout.COUNTS)
+
+    def read_embedding(self, name: str) -> NDArray[np.float32]:
+        """Read the (S, D) patch embeddings called ``name``, row for row with `spots`.
+
+        Raises
+        ------
+        MissingError
+            If the slide has no embedding of that name.
+        MismatchError
+            If it was made for other spots than the slide has.
+        """
+        array = self.open_embedding(name)
+        if self.embedding_record(name)["obs_names"] != digest_names(self.spots.index):
+            raise MismatchError(
+                f"slide {self.name}: embedding {name!r} was made for other spots; "
+                f"run `spahgc ingest … --replace` and embed again"
+            )
+        with self._damage_of(f"{layout.EMBEDDINGS}/{name}"):
+            embedding_SD = np.asarray(array[:], dtype=np.float32)
+        if not np.isfinite(embedding_SD).all():
+            raise DamagedStoreError(
+                f"slide {self.name}: embedding {name!r} has values that were never written; "
+                "`spahgc store verify --deep` lists all damage"
+            )
+        return embedding_SD
+
+    def open_embedding(self, name: str) -> zarr.Array[Any]:
+        """Open the (S, D) embedding called ``name`` without reading it."""
+        if name not in self.entry.encoders:
+            raise MissingError(self._why_not_embedded(name))
+        member = self._group[f"{layout.EMBEDDINGS}/{name}"]
+        if not isinstance(member, zarr.Array):
+            raise DamagedStoreError(f"slide {self.name}: embedding {name!r} is not an array")
+        return member
+
+    def embedding_record(self, name: str) -> dict[str, Any]:
+        """Say what made an embedding: ``fingerprint``, its digest, the spots it was made for."""
+        record: Any = self.open_embedding(name).attrs[layout.STORE_ATTRIBUTE]
+        return dict(record)
+
+    def read_thumbnail(self, name: str = "hires") -> Thumbnail | None:
+        """Read the ``hires`` or ``lowres`` picture of the whole slide, if there is one."""
+        place = f"{layout.PICTURES}/{self.name}"
+        if f"{place}/images/{name}" not in self.manifest.documents:
+            return None
+        return Thumbnail(
+            pixels=self._read(f"{place}/images/{name}"),
+            scale=float(self._read(f"{place}/scalefactors/tissue_{name}_scalef")),
+        )
+
+    def _why_not_embedded(self, name: str) -> str:
+        if self.entry.image is None:
+            return (
+                f"slide {self.name} has no embedding {name!r} because it has no full-resolution "
+                "image; ingest it again with its image and `--replace`"
+            )
+        return (
+            f"slide {self.name} has no embedding {name!r}; "
+            f"run `spahgc embed --store {self.store.path} --encoder {name}`"
+        )
+
+    @cached_property
+    def _group(self) -> zarr.Group:
+        return self.manifest.open_group(self.folder)
+
+    def _read(self, key: str) -> Any:  # noqa: ANN401  AnnData elements have no common type
+        with self._damage_of(key):
+            return anndata.io.read_elem(self._group[key])
+
+    @contextmanager
+    def _damage_of(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise DamagedStoreError(
+                f"slide {self.name}: {key} cannot be read ({_first_line(error)}); "
+                "`spahgc store verify --deep` lists all damage"
+            ) from error
+
+
+def digest_names(names: pd.Index) -> str:
+    """Digest spot names in their order; embeddings carry it so that rows never meet by position."""
+    return sha256("\n".join(map(str, names)).encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,158 @@
+"""One slide as an AnnData table in Zarr: every array checksummed, every chunk written."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from spahgc.schema import Slide
+from spahgc.store import layout
+
+SPARSE_CHUNK = 262_144
+"""Elements of one chunk of a sparse matrix's parts."""
+
+
+def write_table(slide: Slide, folder: Path, *, made_by: str) -> dict[str, Any]:
+    """Write one slide below ``folder`` as a Zarr v3 AnnData, and return its group attributes.
+
+    Parameters
+    ----------
+    slide
+        What a reader returned.
+    folder
+        A place nobody reads yet.
+    made_by
+        Name and version of the program that writes.
+    """
+    settings = anndata.settings.override(
+        zarr_write_format=3, auto_shard_zarr_v3=False, allow_write_nullable_strings=True
+    )
+    with settings, zarr.config.set({"array.write_empty_chunks": True}):
+        group = zarr.open_group(folder, mode="w-", zarr_format=3)
+        _write_counts(group, slide.counts)
+        centers = {"spatial": slide.centers.astype(np.float64)}
+        for key, element in {
+            layout.OBS: slide.spots,
+            layout.VAR: slide.genes,
+            "obsm": centers,
+            "uns": {"spahgc": json.dumps(_record(slide, made_by)), "spatial": _pictures(slide)},
+            **{key: {} for key in ("varm", "obsp", "varp", "layers")},
+        }.items():
+            anndata.io.write_elem(group, key, element, dataset_kwargs={"compressors": _codecs()})
+        group.attrs.update(layout.TABLE_ATTRIBUTES)
+    return dict(layout.TABLE_ATTRIBUTES)
+
+
+def digest_slide(slide: Slide) -> str:
+    """Digest what was read from a slide's files, so that the same input is known again."""
+    digest = sha256()
+    for array in (slide.counts.data, slide.counts.indices, slide.counts.indptr, slide.centers):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    for frame in (slide.spots, slide.genes):
+        digest.update(frame.to_csv().encode())
+    facts = {key: fact for key, fact in _facts(slide).items() if key != "image"}
+    digest.update(json.dumps(facts, sort_keys=True).encode())
+    if slide.image is not None:
+        digest.update(repr(slide.image.size).encode())
+    return digest.hexdigest()
+
+
+def _write_counts(group: zarr.Group, counts: csr_matrix) -> None:
+    sparse = group.create_group(layout.COUNTS)
+    sparse.attrs.update(
+        {
+            "encoding-type": "csr_matrix",
+            "encoding-version": "0.1.0",
+            "shape": [int(n) for n in counts.shape],
+        }
+    )
+    largest = int(counts.data.max(initial=0))
+    pointer = np.int32 if counts.nnz < 2**31 else np.int64
+    parts = {
+        "data": counts.data.astype(np.uint16 if largest < 2**16 else np.uint32),
+        # signed: scipy warns of, or refuses, unsigned indices; zstd packs the empty bytes away
+        "indices": counts.indices.astype(pointer),
+        "indptr": counts.indptr.astype(pointer),
+    }
+    for name, part in parts.items():
+        write_sharded(sparse, name, part, chunk=SPARSE_CHUNK)
+
+
+def write_sharded(group: zarr.Group, name: str, part: NDArray[Any], *, chunk: int) -> None:
+    """Write a 1-D array as one shard that holds exactly the chunks it needs."""
+    n_chunks = max(1, -(-len(part) // chunk))
+    size = min(chunk, max(1, len(part)))
+    array = group.create_array(
+        name,
+        shape=part.shape,
+        dtype=part.dtype,
+        chunks=(size,),
+        shards=(size * n_chunks,),
+        compressors=_codecs(),
+        attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
+    )
+    array[:] = part
+
+
+def _codecs() -> list[BloscCodec | Crc32cCodec]:
+    return [BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"), Crc32cCodec()]
+
+
+def _facts(slide: Slide) -> dict[str, Any]:
+    image = slide.image
+    return {
+        "slide": slide.name,
+        "platform": slide.platform,
+        "patient": slide.patient,
+        "section": slide.section,
+        "tissue": slide.tissue,
+        "microns_per_pixel": slide.microns_per_pixel,
+        "microns_per_pixel_sources": slide.microns_per_pixel_sources,
+        "spot_diameter_um": slide.spot_diameter_um,
+        "pitch_um": slide.pitch_um,
+        "image": None
+        if image is None
+        else {"name": image.path.name, "size": list(image.size), "reader": image.reader},
+    }
+
+
+def _record(slide: Slide, made_by: str) -> dict[str, Any]:
+    record = _facts(slide)
+    if slide.image is not None:
+        record["image"] |= _identify(slide.image.path)
+    return {
+        **record,
+        "findings": [asdict(finding) for finding in slide.findings],
+        "made_by": made_by,
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _identify(path: Path) -> dict[str, Any]:
+    digest = sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {
+        "path": str(path.absolute()),
+        "bytes": path.stat().st_size,
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _pictures(slide: Slide) -> Mapping[str, Any]:
+    scale = {f"tissue_{name}_scalef": t.scale for name, t in slide.thumbnails.items()}
+    if slide.microns_per_pixel and slide.spot_diameter_um:
+        scale["spot_diameter_fullres"] = slide.spot_diameter_um / slide.microns_per_pixel
+    images = {name: thumbnail.pixels for name, thumbnail in slide.thumbnails.items()}
+    return {slide.name: {"images": images, "scalefactors": scale, "metadata": {}}}
