@@ -12,14 +12,14 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from spahgc.errors import ImageError, MissingError
+from spahgc.errors import ImageError, MismatchError, MissingError
 from spahgc.ingest.encoders import Encoder, load_encoder
 from spahgc.ingest.images import SlideImage, open_image
 from spahgc.ingest.patches import PatchBatch, PatchConfig, cut_patches
 from spahgc.schema import Slide
 from spahgc.store.cohort import open_cohort
 from spahgc.store.slide import StoredSlide
-from spahgc.store.staging import EmbeddingDraft, RowRange
+from spahgc.store.staging import EmbeddingDraft, RowRange, digest_fingerprint
 
 BATCH_SIZE = 8
 """Patches per forward pass; on a CPU small channels-last batches stay in the cache."""
@@ -146,19 +146,48 @@ def embed_slides(
     )
 
 
-def embed_image_slide(slide: Slide, config: EmbeddingConfig) -> NDArray[np.float32]:
+def embed_image_slide(
+    slide: Slide,
+    config: EmbeddingConfig,
+    *,
+    fingerprint_digest: str | None = None,
+    advance: Advance | None = None,
+) -> NDArray[np.float32]:
     """Embed a slide that is in no store: (S, D) float32, row for row with its spots.
+
+    Parameters
+    ----------
+    slide
+        With an image.
+    config
+        Encoder and patch width.
+    fingerprint_digest
+        Of the embeddings it will be compared with.
+    advance
+        Told how many more spots are done.
 
     Raises
     ------
     ImageError
         If the slide has no image or no µm per pixel.
+    MismatchError
+        If ``fingerprint_digest`` is given and this encoder would embed in another way.
     """
     if slide.image is None or slide.microns_per_pixel is None:
         raise ImageError(f"slide {slide.name} has no image with known µm per pixel; give `--mpp`")
     encoder = _encoder(config)
+    digest = digest_fingerprint(embedding_fingerprint(encoder, config))
+    if fingerprint_digest not in {None, digest}:
+        raise MismatchError(
+            f"encoder {config.encoder!r} is not the one the run was trained with (its weights or "
+            "settings differ); pass the same `--weights`"
+        )
     batches = _cut(slide.image.path, slide.centers, slide.microns_per_pixel, encoder, config)
-    return np.concatenate([encoder.embed(batch.pixels_BHWC) for batch in _prefetch(batches)])
+    vectors = []
+    for batch in _prefetch(batches):
+        vectors.append(encoder.embed(batch.pixels_BHWC))
+        (advance or _ignore)(len(vectors[-1]))
+    return np.concatenate(vectors)
 
 
 def embedding_name(encoder: Encoder, config: EmbeddingConfig) -> str:
@@ -170,6 +199,7 @@ def embedding_name(encoder: Encoder, config: EmbeddingConfig) -> str:
 def embedding_fingerprint(encoder: Encoder, config: EmbeddingConfig) -> dict[str, Any]:
     """Spell everything that decides an embedding's numbers."""
     return {
+        "encoder": config.encoder,
         **encoder.fingerprint(),
         "patch_um": config.side_um,
         "patch_px": encoder.input_px,

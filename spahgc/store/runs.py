@@ -41,8 +41,11 @@ class RunRecord:
     fingerprint: str
     """Digest of the encoder fingerprint of that embedding."""
 
+    encoder: Mapping[str, Any]
+    """The encoder fingerprint itself, to embed an image in the same way."""
+
     train: Mapping[str, str]
-    """Training slides, which are also the references, and the manifest each had."""
+    """Training slides, which are also the references, and the content digest of each."""
 
     validation: tuple[str, ...]
     """Slides that chose the checkpoint."""
@@ -67,6 +70,9 @@ class RunRecord:
 
     network: Mapping[str, Any]
     """`spahgc.model.network.NetworkConfig` as a mapping."""
+
+    graph: Mapping[str, int]
+    """`spahgc.model.graph.GraphConfig` as a mapping."""
 
     training: Mapping[str, Any]
     """`spahgc.model.training.TrainingConfig` as a mapping."""

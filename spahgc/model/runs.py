@@ -1,0 +1,161 @@
+"""Train on a store and keep the run: which slides taught, which chose, which judged."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from spahgc.metrics import score_genes
+from spahgc.model.graph import GraphConfig
+from spahgc.model.prediction import load_network, predict_spots
+from spahgc.model.spots import SlideSpots, expression_of
+from spahgc.model.teaching import TeachingSet, gather_teaching
+from spahgc.model.training import Advance, TrainingConfig, train_network
+from spahgc.store.cohort import Cohort
+from spahgc.store.index import open_index
+from spahgc.store.runs import Run, RunRecord
+from spahgc.store.splits import Fold
+
+PRESETS: Final = ("default", "paper")
+"""Both are the paper's model until a better default has earned its name (DESIGN §4)."""
+
+MODEL: Final = "SpaHGC"
+"""What the model is called beside the baselines."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """All that a run is asked for beside its slides."""
+
+    embedding: str = "lite0"
+    """Name of the embedding."""
+
+    panel_rule: str = "hvg:50"
+    """How the genes are chosen, on training slides only."""
+
+    graph: GraphConfig = field(default_factory=GraphConfig)
+    """Edges."""
+
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Optimiser, masks, stopping, seed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FinishedRun:
+    """A run with what it predicted for its test slides."""
+
+    run: Run
+    """For `spahgc.store.runs.write_run`."""
+
+    teaching: TeachingSet
+    """What the model learned from."""
+
+    predictions: Mapping[str, NDArray[np.float32]]
+    """(S, G) of each test slide."""
+
+    tested: Mapping[str, SlideSpots]
+    """The test slides, read after training."""
+
+    @property
+    def measured(self) -> dict[str, NDArray[np.float32]]:
+        """(S, G) normalised expression of each test slide."""
+        return {name: expression_of(spots) for name, spots in self.tested.items()}
+
+
+def train_fold(
+    cohort: Cohort, fold: Fold, *, config: RunConfig, advance: Advance | None = None
+) -> FinishedRun:
+    """Train on a fold's training slides, then read its test slides once and score them.
+
+    Raises
+    ------
+    MissingError
+        If an embedding or the index is missing.
+    MismatchError
+        If slides do not fit together: other encoders, no shared genes, a stale index.
+    """
+    slides = (*fold.train, *fold.validation, *fold.test)
+    fingerprint = cohort.fingerprint(config.embedding, slides)
+    index = open_index(cohort, embedding=config.embedding)
+    teaching = gather_teaching(
+        cohort, index, fold, panel_rule=config.panel_rule, graph_config=config.graph
+    )
+    trained = train_network(
+        teaching, validation=fold.validation, config=config.training, advance=advance
+    )
+    network = load_network(trained.network, trained.weights)
+    tested = {name: teaching.read(name) for name in fold.test}
+    predictions = {n: predict_spots(network, teaching, spots) for n, spots in tested.items()}
+    record = RunRecord(
+        store=str(cohort.path.absolute()),
+        commit=cohort.commit.number,
+        embedding=config.embedding,
+        fingerprint=fingerprint,
+        encoder=cohort[fold.train[0]].embedding_record(config.embedding)["fingerprint"],
+        train={name: cohort[name].entry.content for name in fold.train},
+        validation=fold.validation,
+        test=fold.test,
+        groups=teaching.groups,
+        panel=teaching.panel.genes,
+        panel_rule=teaching.panel.rule,
+        panel_digest=teaching.panel.digest,
+        target_sum=teaching.target_sum,
+        network=asdict(trained.network),
+        graph=asdict(config.graph),
+        training=asdict(config.training),
+        best_epoch=trained.best_epoch,
+        validation_pcc=trained.validation_pcc,
+        versions=_versions(),
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    scores = [
+        score_slide(spots, predictions[name], teaching, method=MODEL, fold=fold.name)
+        for name, spots in tested.items()
+    ]
+    run = Run(
+        record=record,
+        weights=trained.weights,
+        curve=trained.curve,
+        scores=pd.concat(scores, ignore_index=True) if scores else None,
+    )
+    return FinishedRun(run=run, teaching=teaching, predictions=predictions, tested=tested)
+
+
+def score_slide(
+    spots: SlideSpots,
+    predicted_SG: NDArray[np.float32],
+    teaching: TeachingSet,
+    *,
+    method: str,
+    fold: str,
+) -> pd.DataFrame:
+    """Score one prediction of one slide, gene by gene.
+
+    Returns
+    -------
+    pd.DataFrame
+        One row per gene of the panel: ``fold``, ``slide``, ``method``, ``gene`` and the columns
+        of `spahgc.metrics.score_genes`; all NaN for a gene the slide's files do not list.
+    """
+    measured_SG = expression_of(spots)
+    genes = np.array(teaching.panel.genes)
+    listed_G = np.isfinite(measured_SG).all(axis=0)
+    scores = score_genes(
+        measured_SG[:, listed_G], predicted_SG[:, listed_G], genes=list(genes[listed_G])
+    )
+    table = scores.reindex(pd.Index(genes, name="gene")).reset_index()
+    table.insert(0, "method", method)
+    table.insert(0, "slide", spots.name)
+    table.insert(0, "fold", fold)
+    return table
+
+
+def _versions() -> dict[str, str]:
+    names = ("spahgc", "torch", "torch-geometric", "lightning", "faiss-cpu", "numpy", "scanpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}

@@ -1,0 +1,118 @@
+"""What a model sees of a slide: embeddings, normalised expression of a panel, places.
+
+Dimension letters in this file:
+
+S spots, D embedding size, G genes, Q near spots
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
+
+from spahgc.errors import MissingError
+from spahgc.model.expression import GenePanel, log_depth, normalise
+from spahgc.store.slide import StoredSlide
+
+N_NEAR = 6
+"""Spots in the first ring of a hexagonal lattice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SlideSpots:
+    """The spots of one slide, ready for a model or a baseline."""
+
+    name: str
+    """Of the slide."""
+
+    spot_names: tuple[str, ...]
+    """S barcodes or spot ids."""
+
+    embedding_SD: NDArray[np.float32]
+    """(S, D) patch embeddings."""
+
+    centers_S2: NDArray[np.float64]
+    """(S, 2) x, y in full-resolution pixels."""
+
+    near_SQ: NDArray[np.int64]
+    """(S, Q) rows of the nearest spots on the slide, nearest first, -1 where there is none."""
+
+    expression_SG: NDArray[np.float32] | None = None
+    """(S, G) log1p of counts per library size, in panel order; NaN for a gene that the slide's
+    files do not list. None for an image without expression."""
+
+    log_depth_S: NDArray[np.float64] | None = None
+    """(S,) log1p of the spot's total count."""
+
+
+def read_spots(
+    slide: StoredSlide, *, embedding: str, panel: GenePanel, target_sum: float
+) -> SlideSpots:
+    """Read what a model needs of a stored slide.
+
+    Parameters
+    ----------
+    slide
+        With the embedding; its expression is read too where it has any.
+    embedding
+        Name of the embedding.
+    panel
+        Genes wanted, in their order.
+    target_sum
+        Library size after scaling, in counts.
+
+    Raises
+    ------
+    MissingError
+        If the slide lacks the embedding.
+    """
+    expression_SG = depth_S = None
+    if slide.has_expression:
+        counts = slide.read_counts()
+        column_G = slide.genes.index.get_indexer(pd.Index(panel.genes)).astype(np.int64)
+        normalised = normalise(counts, target_sum=target_sum)
+        expression_SG = normalised[:, np.maximum(column_G, 0)].toarray()
+        expression_SG[:, column_G < 0] = np.nan
+        depth_S = log_depth(counts)
+    return SlideSpots(
+        name=slide.name,
+        spot_names=tuple(map(str, slide.spots.index)),
+        embedding_SD=slide.read_embedding(embedding),
+        centers_S2=slide.centers,
+        near_SQ=nearest_others(slide.centers, N_NEAR),
+        expression_SG=expression_SG,
+        log_depth_S=depth_S,
+    )
+
+
+def nearest_others(points_SD: NDArray[np.floating], n_nearest: int) -> NDArray[np.int64]:
+    """Find the nearest other points of each point, by Euclidean distance.
+
+    Returns
+    -------
+    NDArray[np.int64]
+        (S, n_nearest) rows, nearest first; -1 where there are fewer points. A point is never
+        among its own, even where others lie on the same place.
+    """
+    n_points = len(points_SD)
+    table_SQ = np.full((n_points, n_nearest), -1, dtype=np.int64)
+    n_found = min(n_nearest, n_points - 1)
+    if n_found > 0:
+        finder = NearestNeighbors(n_neighbors=n_found).fit(points_SD)
+        table_SQ[:, :n_found] = finder.kneighbors(return_distance=False)
+    return table_SQ
+
+
+def expression_of(spots: SlideSpots) -> NDArray[np.float32]:
+    """Give a slide's measured expression.
+
+    Raises
+    ------
+    MissingError
+        If nothing was measured on it.
+    """
+    if spots.expression_SG is None:
+        raise MissingError(f"slide {spots.name} has no expression")
+    return spots.expression_SG

@@ -1,0 +1,107 @@
+"""Everything a model may learn from, built from training slides alone.
+
+Nothing here has ever opened a validation or test slide's expression: the panel, the references
+and the graphs come from the training slides; a slide to be judged is handed in at the end.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from torch_geometric.data import HeteroData
+
+from spahgc.model.expression import GenePanel, choose_panel
+from spahgc.model.graph import GraphConfig, build_graph
+from spahgc.model.spots import SlideSpots, read_spots
+from spahgc.store.cohort import Cohort
+from spahgc.store.index import ReferenceIndex
+from spahgc.store.splits import Fold
+
+TARGET_SUM = 1e4
+"""Counts per spot after scaling to library size (CP10k)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TeachingSet:
+    """The training slides of one fold: their spots, the panel chosen on them, their graphs."""
+
+    cohort: Cohort
+    """The store."""
+
+    index: ReferenceIndex
+    """Covers the training slides."""
+
+    groups: Mapping[str, str]
+    """A slide never borrows from another of its group: of its patient, or itself alone."""
+
+    train: tuple[str, ...]
+    """Slides to learn from, which are also the references."""
+
+    panel: GenePanel
+    """Genes to predict."""
+
+    target_sum: float = TARGET_SUM
+    """Counts per spot after scaling to library size."""
+
+    graph_config: GraphConfig = field(default_factory=GraphConfig)
+    """How many edges each node receives."""
+
+    @cached_property
+    def spots(self) -> dict[str, SlideSpots]:
+        """The training slides' spots by slide name."""
+        return {name: self.read(name) for name in self.train}
+
+    def read(self, name: str) -> SlideSpots:
+        """Read any slide of the store as this set's panel and normalisation want it."""
+        return read_spots(
+            self.cohort[name],
+            embedding=self.index.record.embedding,
+            panel=self.panel,
+            target_sum=self.target_sum,
+        )
+
+    def graph(self, target: SlideSpots) -> HeteroData:
+        """Build the graph of a slide over the references it may borrow from.
+
+        A slide that `groups` does not know, such as a new image, borrows from all of them.
+        """
+        group = self.groups.get(target.name)
+        among = [n for n in self.train if n != target.name and self.groups[n] != group]
+        neighbors = self.index.search(
+            target.embedding_SD, k=self.graph_config.n_refer, among=among, asked_by=target.name
+        )
+        references = {name: self.spots[name] for name in among}
+        return build_graph(target, neighbors, references, config=self.graph_config)
+
+
+def gather_teaching(
+    cohort: Cohort,
+    index: ReferenceIndex,
+    fold: Fold,
+    *,
+    panel_rule: str,
+    graph_config: GraphConfig,
+) -> TeachingSet:
+    """Choose the panel on the training slides of ``fold`` and gather what a model may see.
+
+    Raises
+    ------
+    MismatchError
+        If the training slides share too few genes for ``panel_rule``.
+    """
+    genes = cohort.shared_genes(fold.train)
+    counts = {}
+    for name in fold.train:
+        slide = cohort[name]
+        column_G = slide.genes.index.get_indexer(pd.Index(genes)).astype(np.int64)
+        counts[name] = slide.read_counts()[:, column_G]
+    return TeachingSet(
+        cohort=cohort,
+        index=index,
+        groups={name: fold.groups[name] for name in (*fold.train, *fold.validation, *fold.test)},
+        train=fold.train,
+        panel=choose_panel(counts, genes, rule=panel_rule),
+        graph_config=graph_config,
+    )

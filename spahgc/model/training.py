@@ -1,0 +1,269 @@
+"""Train the network on the training slides' graphs; a validation slide chooses the epoch.
+
+Dimension letters in this file:
+
+T target spots, G genes
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from spahgc.metrics import score_genes
+from spahgc.model.graph import tensors_of
+from spahgc.model.losses import LossWeights, expression_loss, total_loss
+from spahgc.model.masking import frozen_copy, mask_graph, update_average
+from spahgc.model.network import GraphTensors, NetworkConfig, SpaHGC
+from spahgc.model.spots import SlideSpots, expression_of
+from spahgc.model.teaching import TeachingSet
+from spahgc.torchvision_ops import declare_missing_operators
+
+declare_missing_operators()  # before Lightning, which imports torchvision
+
+import lightning.pytorch as lightning  # noqa: E402
+
+Advance: TypeAlias = Callable[[int], None]
+"""Told how many more epochs are done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """How the network is trained; the defaults are the paper's, with an honest stop."""
+
+    max_epochs: int = 200
+    """Most rounds over the training slides."""
+
+    patience: int = 40
+    """Epochs without a better validation score before training stops; the paper never stops."""
+
+    learning_rate: float = 1e-4
+    """Of AdamW."""
+
+    weight_decay: float = 1e-4
+    """Of AdamW."""
+
+    target_mask: float = 0.1
+    """Share of the targets' features that the learning view does not see."""
+
+    reference_mask: float = 0.9
+    """Share of the references' features that the learning view does not see."""
+
+    losses: LossWeights = field(default_factory=LossWeights)
+    """Weights of the parts of the loss."""
+
+    ema: float | None = None
+    """Decay of the second encoder's moving average; None keeps it at the first weights."""
+
+    seed: int = 0
+    """Of the first weights, the masks, dropout and the order of slides."""
+
+    device: str = "cpu"
+    """``cpu``, ``cuda`` …, as Lightning names accelerators."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainedNetwork:
+    """The weights of the best epoch and how they were found."""
+
+    network: NetworkConfig
+    """Shape of the network."""
+
+    weights: Mapping[str, NDArray[np.float32]]
+    """Parameters by name."""
+
+    curve: pd.DataFrame
+    """One row per epoch: ``epoch`` from 1, ``train_loss``, ``validation_loss`` (squared error and
+    correlation on whole graphs), ``validation_pcc``."""
+
+    best_epoch: int
+    """Counted from 1."""
+
+    validation_pcc: float
+    """Mean over genes and validation slides at that epoch."""
+
+
+class Sample(NamedTuple):
+    """One slide's graph and what was measured on it."""
+
+    graph: GraphTensors
+    """T targets."""
+
+    measured_TG: Tensor
+    """(T, G) float32 normalised expression; NaN for a gene the slide's files do not list."""
+
+
+def train_network(
+    teaching: TeachingSet,
+    *,
+    validation: Sequence[str],
+    config: TrainingConfig,
+    advance: Advance | None = None,
+) -> TrainedNetwork:
+    """Train on the training slides; keep the epoch that predicts the validation slides best.
+
+    Parameters
+    ----------
+    teaching
+        The training slides.
+    validation
+        Slides, none of them a training slide, whose mean PCC chooses the epoch.
+    config
+        Settings; the same ones on the same machine give the same weights.
+    advance
+        Told how many more epochs are done, `TrainingConfig.max_epochs` in all.
+
+    References
+    ----------
+    arXiv 2603.22821, training.
+    """
+    samples = [_sample(teaching, spots) for spots in teaching.spots.values()]
+    held_out = [_sample(teaching, teaching.read(name)) for name in validation]
+    network_config = NetworkConfig(
+        embedding_size=samples[0].graph.target_TD.shape[1], n_genes=len(teaching.panel.genes)
+    )
+    advance = advance or _ignore
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        lesson = _Lesson(SpaHGC(network_config), config, advance)
+        order = torch.Generator().manual_seed(config.seed)
+        with _quiet():
+            _trainer(config).fit(lesson, _loader(samples, generator=order), _loader(held_out))
+    advance(config.max_epochs - len(lesson.curve))
+    best = max(lesson.curve, key=lambda row: row["validation_pcc"])
+    return TrainedNetwork(
+        network=network_config,
+        weights={name: value.numpy() for name, value in lesson.best_weights.items()},
+        curve=pd.DataFrame(lesson.curve),
+        best_epoch=int(best["epoch"]),
+        validation_pcc=float(best["validation_pcc"]),
+    )
+
+
+def mean_pcc(measured_TG: NDArray[np.float32], predicted_TG: NDArray[np.float32]) -> float:
+    """Give the mean PCC over the genes that have one, 0 where none has."""
+    listed_G = np.isfinite(measured_TG).all(axis=0)
+    genes = [str(column) for column in np.flatnonzero(listed_G)]
+    if not genes:
+        return 0.0
+    scores = score_genes(measured_TG[:, listed_G], predicted_TG[:, listed_G], genes=genes)["pcc"]
+    return float(scores.fillna(0).mean() if scores.isna().all() else scores.mean())
+
+
+class _Lesson(lightning.LightningModule):
+    """The masked contrastive training of DESIGN §4 as Lightning wants it."""
+
+    def __init__(self, network: SpaHGC, config: TrainingConfig, advance: Advance) -> None:
+        super().__init__()
+        self.network = network
+        self.other_encoder = frozen_copy(network.encoder)
+        self.config = config
+        self.curve: list[dict[str, float]] = []
+        self.best_weights: dict[str, Tensor] = {}
+        self._advance = advance
+        self._masks = torch.Generator().manual_seed(config.seed)
+        self._train_losses: list[float] = []
+        self._validation: list[tuple[float, float]] = []
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Give AdamW over everything that learns."""
+        return torch.optim.AdamW(
+            self.network.parameters(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            fused=True,
+        )
+
+    def training_step(self, sample: Sample, _: int) -> Tensor:
+        """Predict from the first view, and compare the encoders' two views."""
+        views = mask_graph(
+            sample.graph,
+            generator=self._masks,
+            target_share=self.config.target_mask,
+            reference_share=self.config.reference_mask,
+        )
+        with torch.no_grad():
+            other = self.other_encoder(views.second)
+        output = self.network(views.first)
+        losses = total_loss(output, sample.measured_TG, other=other, weights=self.config.losses)
+        self._train_losses.append(float(losses.total.detach()))
+        return losses.total
+
+    def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401  Lightning's own signature
+        """Move the second encoder where it is a moving average."""
+        if self.config.ema is not None:
+            update_average(self.other_encoder, self.network.encoder, decay=self.config.ema)
+
+    def validation_step(self, sample: Sample, _: int) -> None:
+        """Predict a whole graph and score it."""
+        predicted_TG = self.network(sample.graph).expression_TG
+        listed_G = torch.isfinite(sample.measured_TG).all(dim=0)
+        loss = expression_loss(predicted_TG[:, listed_G], sample.measured_TG[:, listed_G])
+        pcc = mean_pcc(sample.measured_TG.cpu().numpy(), predicted_TG.cpu().numpy())
+        self._validation.append((float(loss), pcc))
+
+    def on_validation_epoch_end(self) -> None:
+        """Write the epoch down, keep its weights if they are the best, stop if none will be."""
+        losses, scores = zip(*self._validation, strict=True)
+        score = float(np.mean(scores))
+        if not self.curve or score > max(row["validation_pcc"] for row in self.curve):
+            state = self.network.state_dict()
+            self.best_weights = {k: v.detach().cpu().clone() for k, v in state.items()}
+        self.curve.append(
+            {
+                "epoch": len(self.curve) + 1,
+                "train_loss": float(np.mean(self._train_losses)),
+                "validation_loss": float(np.mean(losses)),
+                "validation_pcc": score,
+            }
+        )
+        self._train_losses, self._validation = [], []
+        self._advance(1)
+        best = max(range(len(self.curve)), key=lambda n: self.curve[n]["validation_pcc"])
+        self.trainer.should_stop = len(self.curve) - 1 - best >= self.config.patience
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's advertisements off the user's screen."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _loader(samples: list[Sample], *, generator: torch.Generator | None = None) -> Any:  # noqa: ANN401
+    data_set: Any = samples  # a list is a data set, though it does not inherit from it
+    return DataLoader(data_set, batch_size=None, shuffle=bool(generator), generator=generator)
+
+
+def _trainer(config: TrainingConfig) -> lightning.Trainer:
+    return lightning.Trainer(
+        accelerator=config.device,
+        devices=1,
+        max_epochs=config.max_epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def _sample(teaching: TeachingSet, spots: SlideSpots) -> Sample:
+    return Sample(tensors_of(teaching.graph(spots)), torch.from_numpy(expression_of(spots)).float())
+
+
+def _ignore(_: int) -> None:
+    """Report to nobody."""

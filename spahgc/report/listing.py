@@ -1,0 +1,43 @@
+"""What a store holds, as a table on screen."""
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from spahgc.store.commits import SlideEntry
+
+
+def print_slides(slides: Mapping[str, SlideEntry], *, console: Console, title: str) -> None:
+    """List slides with what they can be used for.
+
+    Parameters
+    ----------
+    slides
+        Entries of one commit, by slide name.
+    console
+        Where to.
+    title
+        Above the table.
+    """
+    table = Table(title=title, title_justify="left")
+    table.add_column("slide", no_wrap=True)
+    table.add_column("platform")
+    table.add_column("patient")
+    for column in ("spots", "genes", "µm/px"):
+        table.add_column(column, justify="right")
+    table.add_column("image")
+    table.add_column("embeddings")
+    for name, entry in sorted(slides.items()):
+        scale = entry.microns_per_pixel
+        table.add_row(
+            name,
+            entry.platform,
+            entry.patient or "unknown",
+            str(entry.n_spots),
+            str(entry.n_genes) if entry.n_genes else "–",
+            "–" if scale is None else f"{scale:.4g}",
+            "yes" if entry.image else "no",
+            ", ".join(sorted(entry.encoders)) or "–",
+        )
+    console.print(table)

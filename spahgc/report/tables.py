@@ -1,0 +1,210 @@
+"""Scores of several methods on several test slides, as tables for the screen and for files.
+
+A table of scores is long: one row per fold, test slide, method and gene, with the columns ``fold``,
+``slide``, ``method``, ``gene`` and those of `spahgc.metrics.score_genes`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from spahgc.metrics import bootstrap_interval
+from spahgc.model.baselines import BASELINES
+
+MEAN: Final = "mean"
+OR_ZERO: Final = "mean, undefined as 0"
+RMSE: Final = "rmse"
+MAE: Final = "mae"
+UNDEFINED: Final = "undefined genes"
+
+_OVERALL: Final = {MEAN: "mean", OR_ZERO: "or 0", "low": "low", "high": "high"}
+_ERRORS: Final = {RMSE: "RMSE", MAE: "MAE", UNDEFINED: "no PCC"}
+_RANGE: Final = {"worst": "worst", "best": "best"}
+_LOWER_IS_BETTER: Final = frozenset({RMSE, MAE, UNDEFINED})
+_LEGEND: Final = (
+    "Pearson correlation (PCC) over the spots of a slide, mean over genes, then over slides; "
+    "low and high: 95 % bootstrap interval over genes; no PCC: genes constant in what was measured "
+    "or predicted, summed over slides, left out of the mean and zero in 'or 0'."
+)
+
+
+def mean_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Average scores over genes, then over test slides.
+
+    Parameters
+    ----------
+    scores
+        Long table of scores.
+
+    Returns
+    -------
+    pd.DataFrame
+        One row per method: the model first, then the baselines, each by falling ``mean``. One
+        column per test slide and ``mean``: Pearson correlation, undefined genes left out;
+        ``mean, undefined as 0``: the same with those as zero; ``rmse`` and ``mae``: in units of the
+        expression; ``undefined genes``: genes without a correlation, summed over slides.
+    """
+    pcc = _by_slide(scores, scores["pcc"])
+    table = pcc.set_axis([str(slide) for slide in pcc.columns], axis=1)
+    table[MEAN] = pcc.mean(axis=1)
+    table[OR_ZERO] = _by_slide(scores, scores["pcc"].fillna(0.0)).mean(axis=1)
+    table[RMSE] = _by_slide(scores, scores["rmse"]).mean(axis=1)
+    table[MAE] = _by_slide(scores, scores["mae"]).mean(axis=1)
+    table[UNDEFINED] = scores["pcc"].isna().groupby(scores["method"]).sum()
+    return _in_order(table)
+
+
+def method_order(scores: pd.DataFrame) -> list[str]:
+    """Order methods as every table and picture shows them.
+
+    Parameters
+    ----------
+    scores
+        Long table of scores.
+
+    Returns
+    -------
+    list[str]
+        What is no baseline first, then the baselines; each by falling mean correlation.
+    """
+    return [str(method) for method in mean_table(scores).index]
+
+
+def print_scores(
+    scores: pd.DataFrame, *, console: Console, title: str, notes: Sequence[str] = ()
+) -> None:
+    """Show how well each method predicts.
+
+    The best value of a column is bold; on paper and in pipes it has an asterisk. Slides that do
+    not fit beside the other columns come in a table of their own, or as the worst and best.
+
+    Parameters
+    ----------
+    scores
+        Long table of scores.
+    console
+        Where to; its width decides what fits.
+    title
+        Above the table.
+    notes
+        What a reader must know to trust the numbers, one per line below.
+    """
+    table = mean_table(scores)
+    slides = [str(slide) for slide in scores["slide"].unique()]
+    table[["low", "high"]] = [_interval(scores, str(method)) for method in table.index]
+    table["worst"], table["best"] = table[slides].min(axis=1), table[slides].max(axis=1)
+    for columns in _layout(table, slides, console=console):
+        console.print(_render(table, columns, title=title, console=console))
+        title = "The same methods, continued"
+    for note in notes:
+        console.print(Text(f"Note: {note}"))
+    console.print(Text(_LEGEND if _can_be_bold(console) else f"*: best. {_LEGEND}", style="dim"))
+
+
+def _by_slide(scores: pd.DataFrame, values: pd.Series) -> pd.DataFrame:
+    of_one = values.groupby([scores["method"], scores["slide"]], sort=False)
+    return of_one.mean().unstack("slide")  # noqa: PD010 (a pivot table drops slides without PCC)
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
+    is_baseline = pd.Series(table.index.isin(BASELINES), index=table.index)
+    order = pd.DataFrame({"is_baseline": is_baseline, "fallen": -table[MEAN]})
+    return table.loc[order.sort_values(["is_baseline", "fallen"], kind="stable").index]
+
+
+def _interval(scores: pd.DataFrame, method: str) -> tuple[float, float]:
+    of_method = scores[scores["method"] == method]
+    pcc = of_method.pivot_table(index="gene", columns="slide", values="pcc", dropna=False)
+    return bootstrap_interval(pcc.to_numpy(), seed=0)
+
+
+def _layout(table: pd.DataFrame, slides: list[str], *, console: Console) -> list[Mapping[str, str]]:
+    by_slide = {slide: slide for slide in slides}
+    wide_to_narrow: list[list[Mapping[str, str]]] = [
+        [{**by_slide, **_OVERALL, **_ERRORS}],
+        [{**_OVERALL, **_ERRORS}, by_slide],
+        [{**_OVERALL, **_RANGE, **_ERRORS}],
+        [{**_OVERALL, **_RANGE}, _ERRORS],
+    ]
+    for layout in wide_to_narrow:
+        if all(_fits(table, columns, console=console) for columns in layout):
+            return layout
+    return wide_to_narrow[-1]
+
+
+def _fits(table: pd.DataFrame, columns: Mapping[str, str], *, console: Console) -> bool:
+    rendered = _render(table, columns, title=None, console=console)
+    return console.measure(rendered, options=console.options.update(max_width=10_000)).maximum <= (
+        console.width
+    )
+
+
+def _render(
+    table: pd.DataFrame, columns: Mapping[str, str], *, title: str | None, console: Console
+) -> Table:
+    can_be_bold = _can_be_bold(console)
+    rendered = Table(
+        title=None if title is None else Text(title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1 if can_be_bold else 0, 0, 0),
+    )
+    rendered.add_column("method", no_wrap=True)
+    for heading in columns.values():
+        rendered.add_column(
+            _marked(heading, can_be_bold=can_be_bold), justify="right", no_wrap=True
+        )
+    cells = [_cells(table[column], can_be_bold=can_be_bold) for column in columns]
+    is_baseline = table.index.isin(BASELINES)
+    for row, method in enumerate(table.index):
+        is_last_model = row + 1 < len(table) and not is_baseline[row] and is_baseline[row + 1]
+        rendered.add_row(
+            Text(str(method)), *(column[row] for column in cells), end_section=bool(is_last_model)
+        )
+    return rendered
+
+
+def _can_be_bold(console: Console) -> bool:
+    return console.is_terminal and not console.no_color
+
+
+def _marked(text: str, *, can_be_bold: bool, is_best: bool = False) -> Text:
+    if can_be_bold:
+        return Text(text, style="bold" if is_best else "")
+    return Text(text + ("*" if is_best else " "))
+
+
+def _cells(values: pd.Series, *, can_be_bold: bool) -> list[Text]:
+    column, shown = str(values.name), values.to_numpy(dtype=np.float64)
+    return [
+        _marked(_number(value, column=column), can_be_bold=can_be_bold, is_best=bool(is_best))
+        for value, is_best in zip(shown, _best(column, shown), strict=True)
+    ]
+
+
+def _best(column: str, values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    known = ~np.isnan(values)
+    if column in {"low", "high", UNDEFINED} or not known.any():
+        return np.zeros(len(values), dtype=bool)
+    rounded = np.round(values, 3)
+    extreme = np.nanmin(rounded) if column in _LOWER_IS_BETTER else np.nanmax(rounded)
+    return known & (rounded == extreme)
+
+
+def _number(value: float, *, column: str) -> str:
+    if np.isnan(value):
+        return "-"
+    if column == UNDEFINED:
+        return f"{value:.0f}"
+    if column in _LOWER_IS_BETTER:
+        return f"{value:.3f}"
+    # correlations never reach past 1: without their zero more slides fit on a line
+    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
