@@ -112,7 +112,6 @@ def ingest_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="µm per full-resolution pixel, where the files do not say or say it wrong.",
             ),
             click.option("--json", "as_json", is_flag=True, help="Print a report for machines."),
-            embedding_options,
         ]
     ):
         command = option(command)
@@ -141,6 +140,7 @@ def ingest() -> None:
     help="Distance between spot centers, in µm.",
 )
 @ingest_options
+@embedding_options
 def ingest_st(
     folder: Path | None,
     counts: Path | None,
@@ -157,13 +157,13 @@ def ingest_st(
     from spahgc.ingest.readers.st import StFiles, find_sections, read_st
     from spahgc.ingest.slides import PendingSlide
 
-    if (folder is None) == (counts is None):
+    if counts is not None and folder is None:
+        name = name or counts.name.removesuffix(".gz").removesuffix(".tsv")
+        sections = [StFiles(name=name, counts=counts, spots=spots, image=image, labels=labels)]
+    elif folder is not None and counts is None:
+        sections = find_sections(folder)
+    else:
         raise click.UsageError("give a FOLDER, or one section by --counts (and --spots, --image)")
-    sections = (
-        find_sections(folder)
-        if folder is not None
-        else [StFiles.of_files(counts, spots=spots, image=image, labels=labels, name=name)]
-    )
     read = partial(
         read_st, pitch_um=pitch_um, patient=shared["patient"], microns_per_pixel=shared["mpp"]
     )
@@ -176,6 +176,7 @@ def ingest_st(
 @click.option("--name", help="Name of the slide; by default the folder's.")
 @click.option("--genome", help="Genome to keep where the counts have several.")
 @ingest_options
+@embedding_options
 def ingest_visium(
     folder: Path,
     image: Path | None,
@@ -212,6 +213,7 @@ def ingest_visium(
     help="Distance between spot centers, in µm.",
 )
 @ingest_options
+@embedding_options
 def ingest_image(
     file: Path,
     name: str | None,
@@ -514,6 +516,57 @@ def store_gc(store: Path, older_than_hours: float) -> None:
     for key in done:
         click.echo(key)
     click.echo(f"{store}: {len(done)} leftover(s) removed or mended")
+
+
+@cli.command()
+@click.option(
+    "--into",
+    type=FOLDER,
+    default="demo-data",
+    show_default=True,
+    help="Folder to make; an earlier demo in it is replaced.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the synthetic slides.")
+@click.option(
+    "--scale",
+    type=click.FloatRange(min=0.2, max=2),
+    default=1.0,
+    show_default=True,
+    help="Size of the synthetic slides; 1 has about 200 spots each.",
+)
+@click.option(
+    "--epochs", type=click.IntRange(min=1), default=40, show_default=True, help="Per training."
+)
+@click.pass_context
+def demo(ctx: click.Context, into: Path, seed: int, scale: float, epochs: int) -> None:
+    """Run the whole way on synthetic slides, offline: ingest, index, train, evaluate, predict."""
+    from spahgc.demo.formats import prepare_demo
+
+    with _spinner("growing synthetic tissue"):
+        slides = prepare_demo(into, seed=seed, scale=scale)
+    store = ["--store", str(into / "data.zarr")]
+    training = [*store, "--epochs", str(epochs), "--genes", "hvg:50"]
+    run, judged = str(into / "run"), str(into / "evaluation")
+    for arguments in [
+        ["ingest", "st", str(slides.st), *store],
+        *(["ingest", "visium", str(folder), *store] for folder in slides.visium),
+        ["index", "build", *store],
+        ["train", *training, "--test", slides.test, "--out", run],
+        ["evaluate", *training, "--out", judged],
+        ["predict", *store, "--run", run, "--slide", slides.test, "--out", f"{into}/stored.h5ad"],
+        [
+            *("predict", *store, "--run", run, "--image", str(slides.image)),
+            *("--mpp", f"{slides.mpp}", "--out", f"{into}/image-alone.h5ad"),
+        ],
+        ["store", "ls", *store],
+    ]:
+        click.secho(f"\n$ spahgc {' '.join(arguments)}", bold=True)
+        cli.main(arguments, prog_name="spahgc", parent=ctx.parent, standalone_mode=False)
+    click.secho(
+        f"\nThese slides are synthetic (seed {seed}): the scores say that the way works, "
+        "and nothing about real tissue.",
+        bold=True,
+    )
 
 
 def _ingest(

@@ -6,6 +6,7 @@ T target spots, G genes
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -233,12 +234,14 @@ class _Lesson(lightning.LightningModule):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Lightning's advertisements off the user's screen."""
+    """Keep Lightning's advertisements, and its own use of old torch names, off the screen."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*LeafSpec", module="lightning")
+            yield
     finally:
         logger.setLevel(level)
 

@@ -415,8 +415,7 @@ def _join(
     files: StFiles, parts: _Parts, findings: list[Finding]
 ) -> tuple[pd.DataFrame, csr_matrix]:
     if parts.counts.repeated:
-        some = ", ".join(parts.counts.repeated[:5])
-        text = f"{len(parts.counts.repeated)} genes with several columns were summed: {some}"
+        text = f"genes with several columns, summed: {', '.join(parts.counts.repeated)}"
         findings.append(Finding(kind="warning", text=shorten(text, 160)))
     written = parts.counts.written
     spots = _selected(parts.spots, written, findings)
@@ -474,7 +473,7 @@ def _labelled(
     spots = spots.assign(label=labels.reindex(spots.index).fillna(""))
     n_found = int((spots["label"] != "").sum())
     n_other = int((~labels.index.isin(spots.index)).sum())
-    text = f"{n_found} of {len(spots)} spots have a label; {n_other} labels belong to no spot here"
+    text = f"{n_found} of {len(spots)} spots have a label; labels of no spot here: {n_other}"
     kind: Literal["check", "warning"] = "check" if n_found else "warning"
     findings.append(Finding(kind=kind, text=text))
     return spots

@@ -1,0 +1,384 @@
+"""Images whose colours tell where each pixel lies, so that a wrong square shows its own shift."""
+
+import threading
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from spahgc.errors import ImageError
+from spahgc.ingest import images
+from spahgc.ingest.images import open_image
+
+WIDTH, HEIGHT = 1001, 777
+
+
+def ramp(width=WIDTH, height=HEIGHT, *, step=1):
+    """Red rises with x, green with y, both as seen at pixel centers; blue stays 99."""
+    x_W = (np.arange(width) + 0.5) * step / WIDTH * 250
+    y_H = (np.arange(height) + 0.5) * step / HEIGHT * 250
+    red_HW, green_HW = np.meshgrid(x_W, y_H)
+    return np.stack([red_HW, green_HW, np.full_like(red_HW, 99)], axis=-1).round().astype(np.uint8)
+
+
+def expected_square(center, *, side_px, out_px):
+    offset_O = (np.arange(out_px) + 0.5) / out_px * side_px - side_px / 2
+    red_O = (center[0] + offset_O) / WIDTH * 250
+    green_O = (center[1] + offset_O) / HEIGHT * 250
+    red_OO, green_OO = np.meshgrid(red_O, green_O)
+    return np.stack([red_OO, green_OO, np.full_like(red_OO, 99)], axis=-1)
+
+
+def write_pyramid(path, *, levels=(1, 2, 4), tile=64):
+    with tifffile.TiffWriter(path) as tiff:
+        for step in levels:
+            pixels = ramp(WIDTH // step, HEIGHT // step, step=step)
+            tiff.write(
+                pixels,
+                tile=(tile, tile),
+                photometric="rgb",
+                subfiletype=int(step > 1),
+                metadata=None,
+            )
+    return path
+
+
+def write_plain(path):
+    Image.fromarray(ramp()).save(path)
+    return path
+
+
+@pytest.fixture(scope="module", params=["plain", "pyramid", "pyramid without levels"])
+def ramp_image(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ramp")
+    if request.param == "plain":
+        path = write_plain(folder / "ramp.png")
+    elif request.param == "pyramid":
+        path = write_pyramid(folder / "ramp.tif")
+    else:
+        path = write_pyramid(folder / "ramp.tif", levels=(1,))
+    with open_image(path) as image:
+        yield image
+
+
+def test_plain_and_whole_slide_files_are_told_apart(tmp_path):
+    with open_image(write_plain(tmp_path / "a.png")) as plain:
+        assert (plain.reader, plain.size) == ("pillow", (WIDTH, HEIGHT))
+    with open_image(write_pyramid(tmp_path / "a.tif")) as pyramid:
+        assert (pyramid.reader, pyramid.size) == ("openslide", (WIDTH, HEIGHT))
+        assert pyramid._downsamples == [(1, 1), (2, 2), (4, 4)]
+        assert pyramid.file.path == tmp_path / "a.tif"
+
+
+@pytest.mark.parametrize("side_px", [33, 64.5, 130, 257.3, 512], ids=lambda side: f"{side}px")
+@pytest.mark.parametrize("center", [(500.25, 400.75), (740.1, 520.2)], ids=str)
+@pytest.mark.parametrize("out_px", [64, 63], ids=["even", "odd"])
+def test_square_shows_the_right_part_of_the_image(ramp_image, center, side_px, out_px):
+    square = ramp_image.read_square(center, side_px=side_px, out_px=out_px)
+    expected = expected_square(center, side_px=side_px, out_px=out_px)
+    assert square.pixels.shape == (out_px, out_px, 3)
+    assert square.pixels.dtype == np.uint8
+    assert square.padded_fraction == 0
+    assert np.abs(square.pixels - expected).max() < 3
+
+
+@pytest.fixture(scope="module", params=["plain", "pyramid"])
+def blob_image(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("blob")
+    if request.param == "plain":
+        path = folder / "blob.png"
+        Image.fromarray(blob(1)).save(path)
+    else:
+        path = folder / "blob.tif"
+        with tifffile.TiffWriter(path) as tiff:
+            for step in (1, 2, 4):
+                tiff.write(blob(step), tile=(64, 64), photometric="rgb", subfiletype=int(step > 1))
+    with open_image(path) as image:
+        yield image
+
+
+BLOB = (701.3, 498.8)
+
+
+def blob(step):
+    """A soft dark spot on white, seen at one pixel in ``step``."""
+    x_W = (np.arange(WIDTH // step) + 0.5) * step - BLOB[0]
+    y_H = (np.arange(HEIGHT // step) + 0.5) * step - BLOB[1]
+    dark_HW = np.exp(-(y_H[:, None] ** 2 + x_W[None] ** 2) / (2 * 14**2))
+    return np.repeat((255 - 250 * dark_HW).round().astype(np.uint8)[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize("side_px", [150, 160.7, 256, 300, 512], ids=lambda side: f"{side}px")
+@pytest.mark.parametrize("shift", [(0, 0), (0.3, -0.4), (11.7, 5.1), (-20, 13.25)], ids=str)
+def test_square_lies_exactly_around_its_center(blob_image, side_px, shift):
+    center = (BLOB[0] + shift[0], BLOB[1] + shift[1])
+    square = blob_image.read_square(center, side_px=side_px, out_px=75)
+    darkness = 255 - square.pixels[..., 0].astype(float)
+    at_O = (np.arange(75) + 0.5) / 75 * side_px
+    found = [at_O @ darkness.sum(axis) / darkness.sum() - side_px / 2 for axis in (0, 1)]
+    assert found == pytest.approx([-shift[0], -shift[1]], abs=0.2)
+
+
+def test_shift_by_a_tenth_of_a_pixel_changes_the_square(tmp_path):
+    step = np.zeros((64, 64, 3), np.uint8)
+    step[:, 32:] = 200
+    Image.fromarray(step).save(tmp_path / "step.png")
+    with open_image(tmp_path / "step.png") as image:
+        brightness = [
+            image.read_square((32 + shift, 32), side_px=20, out_px=20).pixels.mean()
+            for shift in (-0.5, -0.1, 0, 0.1, 0.5)
+        ]
+    assert np.all(np.diff(brightness) > 0)
+    assert brightness[2] == pytest.approx(100, abs=0.5)
+
+
+def test_both_readers_give_the_same_square(tmp_path):
+    noise = np.random.default_rng(3).integers(0, 256, (200, 301, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    tifffile.imwrite(tmp_path / "noise.tif", noise, tile=(64, 64), photometric="rgb")
+    with open_image(tmp_path / "noise.png") as plain, open_image(tmp_path / "noise.tif") as tiled:
+        assert tiled.reader == "openslide"
+        for center in [(100, 100), (3.3, 199.9), (297.2, 60.6), (150, -20)]:
+            for side_px in (20.5, 64, 190):
+                one = plain.read_square(center, side_px=side_px, out_px=48)
+                two = tiled.read_square(center, side_px=side_px, out_px=48)
+                assert one.padded_fraction == two.padded_fraction
+                assert np.abs(one.pixels.astype(int) - two.pixels).max() <= 1
+
+
+def test_coarsest_level_that_is_fine_enough_is_read(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "levels.tif") as tiff:
+        for step, grey in [(1, 10), (2, 20), (4, 40)]:
+            level = np.full((512 // step, 512 // step, 3), grey, np.uint8)
+            tiff.write(level, tile=(64, 64), photometric="rgb", subfiletype=int(step > 1))
+    with open_image(tmp_path / "levels.tif") as image:
+        greys = {
+            wanted: int(image.read_square((256, 256), side_px=32 * wanted, out_px=32).pixels.mean())
+            for wanted in (0.5, 1, 1.9, 2, 3.9, 4, 8)
+        }
+    assert greys == {0.5: 10, 1: 10, 1.9: 10, 2: 20, 3.9: 20, 4: 40, 8: 40}
+
+
+@pytest.mark.parametrize(
+    ("center", "share"),
+    [
+        ((0, 400), 0.5),
+        ((WIDTH, 400), 0.5),
+        ((0, 0), 0.75),
+        ((WIDTH, HEIGHT), 0.75),
+        ((-500, 400), 1.0),
+        ((5000, 5000), 1.0),
+        ((50, 50), 0.0),
+    ],
+    ids=str,
+)
+def test_what_lies_outside_is_white_and_counted(ramp_image, center, share):
+    square = ramp_image.read_square(center, side_px=100, out_px=50)
+    assert square.padded_fraction == pytest.approx(share)
+    is_white = (square.pixels == 255).all(-1)
+    assert is_white.mean() == pytest.approx(share, abs=0.05)
+
+
+def test_square_that_touches_the_border_from_inside_picks_up_no_white(ramp_image):
+    corners = [(32, 32), (WIDTH - 32, 32), (32, HEIGHT - 32), (WIDTH - 32, HEIGHT - 32)]
+    for center in corners:
+        square = ramp_image.read_square(center, side_px=64, out_px=64)
+        assert square.padded_fraction == 0
+        expected = expected_square(center, side_px=64, out_px=64)
+        assert np.abs(square.pixels - expected).max() < 3
+
+
+def test_square_larger_than_the_image_is_padded_on_all_sides(ramp_image):
+    square = ramp_image.read_square((WIDTH / 2, HEIGHT / 2), side_px=2000, out_px=100)
+    assert square.padded_fraction == pytest.approx(1 - WIDTH * HEIGHT / 2000**2)
+    assert (square.pixels[0] == 255).all()
+    assert abs(square.pixels[50, 50, 0].astype(int) - 126) <= 2
+
+
+def test_thumbnail_shows_the_whole_image_and_its_scale(ramp_image):
+    thumbnail = ramp_image.thumbnail(100)
+    assert thumbnail.pixels.shape == (78, 100, 3)
+    assert thumbnail.scale == pytest.approx(100 / WIDTH)
+    inner = thumbnail.pixels[2:-2, 2:-2, 0].astype(float)
+    expected_W = (np.arange(100) + 0.5)[2:-2] * 2.5
+    assert np.abs(inner - expected_W).max() < 1.6
+
+
+def test_thumbnail_is_never_larger_than_the_image(ramp_image):
+    thumbnail = ramp_image.thumbnail(5000)
+    assert thumbnail.scale == 1
+    assert np.abs(thumbnail.pixels.astype(int) - ramp()).max() <= 1
+
+
+def test_thumbnail_in_many_bands_equals_one_band(tmp_path, monkeypatch):
+    path = write_pyramid(tmp_path / "ramp.tif", levels=(1,))
+    with open_image(path) as image:
+        whole = image.thumbnail(150)
+        monkeypatch.setattr(images, "_BAND_PIXELS", 20_000)
+        banded = image.thumbnail(150)
+    assert np.abs(whole.pixels.astype(int) - banded.pixels).max() <= 1
+
+
+def test_jpeg_thumbnail_needs_no_full_decoding(tmp_path):
+    Image.fromarray(ramp()).save(tmp_path / "ramp.jpg", quality=95)
+    with open_image(tmp_path / "ramp.jpg") as image:
+        draft = image.thumbnail(90).pixels.astype(int)
+        assert image._pixels is None
+        image.read_square((100, 100), side_px=10, out_px=10)
+        assert np.abs(draft - image.thumbnail(90).pixels)[2:-2, 2:-2].max() <= 3
+
+
+def test_only_the_header_is_read_before_the_first_pixel(tmp_path):
+    Image.fromarray(ramp()).save(tmp_path / "ramp.jpg")
+    whole = (tmp_path / "ramp.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    with open_image(tmp_path / "cut.jpg") as image:
+        assert image.size == (WIDTH, HEIGHT)
+        with pytest.raises(ImageError, match=r"cut\.jpg cannot be read as an image.*truncated"):
+            image.read_square((500, 700), side_px=10, out_px=10)
+        with pytest.raises(ImageError, match=r"cut\.jpg"):
+            image.thumbnail(100)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image\n" * 50], ids=["empty", "text"])
+def test_file_that_is_no_image_is_named(tmp_path, content):
+    (tmp_path / "odd.jpg").write_bytes(content)
+    with pytest.raises(ImageError, match=r"odd\.jpg is .*expected JPEG") as caught:
+        open_image(tmp_path / "odd.jpg")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_folder_are_named(tmp_path):
+    with pytest.raises(ImageError, match=r"gone\.jpg does not exist"):
+        open_image(tmp_path / "gone.jpg")
+    with pytest.raises(ImageError, match="is a folder"):
+        open_image(tmp_path)
+
+
+def test_broken_whole_slide_file_is_an_image_error(tmp_path):
+    path = write_pyramid(tmp_path / "ramp.tif")
+    path.write_bytes(path.read_bytes()[:60_000])
+
+    def read():
+        with open_image(path) as image:
+            image.read_square((900, 700), side_px=100, out_px=10)
+
+    with pytest.raises(ImageError, match=r"ramp\.tif"):
+        read()
+
+
+def test_image_above_the_limit_is_refused_before_decoding(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_DECODED_PIXELS", 1000)
+    with pytest.raises(ImageError, match=r"1001 x 777 px.*vips tiffsave.*--tile --pyramid"):
+        open_image(write_plain(tmp_path / "large.png"))
+
+
+def test_pillows_own_limit_is_lifted_only_while_opening(tmp_path, monkeypatch):
+    path = write_plain(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
+    with open_image(path) as image:
+        assert image.read_square((50, 50), side_px=20, out_px=20).padded_fraction == 0
+    assert Image.MAX_IMAGE_PIXELS == 5000
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(path)
+
+
+COLOURS = {
+    "L": (80, (80, 80, 80)),
+    "LA": ((80, 0), (255, 255, 255)),
+    "RGBA": ((10, 20, 30, 51), (206, 208, 210)),
+    "CMYK": ((255, 0, 0, 0), (0, 255, 255)),
+    "1": (0, (0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("mode", COLOURS)
+def test_eight_bit_modes_become_rgb_over_white(tmp_path, mode):
+    colour, expected = COLOURS[mode]
+    Image.new(mode, (40, 30), colour).save(tmp_path / "plain.tif")
+    with open_image(tmp_path / "plain.tif") as image:
+        square = image.read_square((20, 15), side_px=8, out_px=8)
+        assert np.abs(square.pixels.astype(int) - expected).max() <= 1
+        assert np.abs(image.thumbnail(20).pixels.astype(int) - expected).max() <= 1
+
+
+def test_transparent_palette_colour_is_white(tmp_path):
+    palette = Image.new("P", (40, 30), 1)
+    palette.putpalette([0, 0, 0, 200, 10, 10])
+    palette.save(tmp_path / "p.png", transparency=1)
+    with open_image(tmp_path / "p.png") as image:
+        assert (image.read_square((20, 15), side_px=8, out_px=8).pixels == 255).all()
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((30, 40), np.uint16),
+        np.zeros((30, 40, 3), np.uint16),
+        np.zeros((30, 40), np.float32),
+        np.zeros((30, 40), np.int32),
+    ],
+    ids=["grey 16 bit", "RGB 16 bit", "float", "int32"],
+)
+def test_more_than_eight_bits_is_refused(tmp_path, pixels):
+    tifffile.imwrite(tmp_path / "deep.tif", pixels)
+    with pytest.raises(ImageError, match=r"deep\.tif: pixels are .*expected 8 bits"):
+        open_image(tmp_path / "deep.tif")
+
+
+@pytest.mark.parametrize(
+    ("pixels_per_cm", "expected"),
+    [((20_000, 20_000), 0.5), ((10, 10), None), ((20_000, 10_000), None)],
+    ids=["scanner", "default of a program", "not square"],
+)
+def test_stated_pixel_size_is_taken_only_where_it_is_plausible(tmp_path, pixels_per_cm, expected):
+    tifffile.imwrite(
+        tmp_path / "stated.tif",
+        ramp(),
+        tile=(64, 64),
+        photometric="rgb",
+        resolution=pixels_per_cm,
+        resolutionunit="CENTIMETER",
+    )
+    with open_image(tmp_path / "stated.tif") as image:
+        assert image.reader == "openslide"
+        assert image.microns_per_pixel == (expected and pytest.approx(expected))
+
+
+def test_jpeg_dpi_says_nothing_about_pixel_size(tmp_path):
+    Image.fromarray(ramp()).save(tmp_path / "dpi.jpg", dpi=(300, 300))
+    with open_image(tmp_path / "dpi.jpg") as image:
+        assert image.microns_per_pixel is None
+
+
+@pytest.mark.parametrize(
+    ("center", "side_px"),
+    [((float("nan"), 5), 10), ((5, 5), 0), ((5, 5), float("inf"))],
+    ids=["NaN center", "no side", "endless side"],
+)
+def test_square_without_place_or_size_is_refused(ramp_image, center, side_px):
+    with pytest.raises(ImageError, match="expected finite coordinates"):
+        ramp_image.read_square(center, side_px=side_px, out_px=10)
+
+
+def test_square_of_a_gigapixel_of_padding_is_refused(ramp_image):
+    with pytest.raises(ImageError, match="px at once"):
+        ramp_image.read_square((0, 0), side_px=1_000_000, out_px=10)
+
+
+def test_threads_that_share_an_image_read_the_same_pixels(ramp_image):
+    centers = [(100 + 8 * i, 100 + 5 * i) for i in range(60)]
+    alone = [ramp_image.read_square(c, side_px=50, out_px=50).pixels for c in centers]
+    found: dict[int, np.ndarray] = {}
+
+    def read(part):
+        for i in range(part, len(centers), 4):
+            found[i] = ramp_image.read_square(centers[i], side_px=50, out_px=50).pixels
+
+    threads = [threading.Thread(target=read, args=(part,)) for part in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(found[i], alone[i]) for i in range(len(centers)))
