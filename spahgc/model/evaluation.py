@@ -36,18 +36,40 @@ def evaluate_folds(
     """Train and judge fold after fold, the baselines on the same slides, spots and genes."""
     for fold in folds:
         finished = train_fold(cohort, fold, config=config, advance=advance)
+        teaching = finished.teaching
+        known = [*teaching.spots.values(), *map(teaching.read, fold.validation)]
         baselines = [
-            score_baselines(finished.teaching, spots, fold=fold.name)
+            score_baselines(teaching, spots, known=known, fold=fold.name)
             for spots in finished.tested.values()
         ]
         scores = pd.concat([finished.run.scores, *baselines], ignore_index=True)
         yield FoldResult(fold=fold, finished=finished, scores=scores)
 
 
-def score_baselines(teaching: TeachingSet, test: SlideSpots, *, fold: str) -> pd.DataFrame:
-    """Score every baseline on one test slide; see `spahgc.model.runs.score_slide`."""
+def score_baselines(
+    teaching: TeachingSet, test: SlideSpots, *, known: Sequence[SlideSpots], fold: str
+) -> pd.DataFrame:
+    """Score every baseline on one test slide.
+
+    Parameters
+    ----------
+    teaching
+        Gives the panel and the groups.
+    test
+        The slide to judge on.
+    known
+        Slides the baselines learn from: the training slides, and the validation slides too,
+        which the model spends on choosing its epoch and a baseline does not need for that.
+    fold
+        Name of the fold.
+
+    Returns
+    -------
+    pd.DataFrame
+        See `spahgc.model.runs.score_slide`.
+    """
     predictions = predict_baselines(
-        table_of(list(teaching.spots.values()), groups=teaching.groups),
+        table_of(known, groups=teaching.groups),
         table_of([test], groups=teaching.groups, with_expression=False),
     )
     scores = [

@@ -91,7 +91,8 @@ def gather_teaching(
     MismatchError
         If the training slides share too few genes for ``panel_rule``.
     """
-    genes = cohort.shared_genes(fold.train)
+    # the validation slide is taken from training too: it may say which genes exist
+    genes = cohort.shared_genes((*fold.train, *fold.validation))
     counts = {}
     for name in fold.train:
         slide = cohort[name]

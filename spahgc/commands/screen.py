@@ -1,0 +1,96 @@
+"""What every command shares: the store option, errors in one line, bars on standard error."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spahgc.errors import SpahgcError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console
+
+
+FOLDER = click.Path(path_type=Path)
+
+
+class PlainErrors(click.Group):
+    """Show our own errors as one line; let bugs keep their traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's own signature
+        """Name the commands in the order of the way, not of the alphabet."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  click's own signature
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except SpahgcError as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+
+
+def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--store``."""
+    return click.option(
+        "--store",
+        type=FOLDER,
+        envvar="SPAHGC_STORE",
+        default="data.zarr",
+        show_default=True,
+        show_envvar=True,
+        help="The Zarr store to read or write.",
+    )(command)
+
+
+def console() -> Console:
+    """Give a console on standard output that a narrow pipe does not squeeze."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 120))
+
+
+@contextmanager
+def progress_bar(what: str, total: int, *, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show a bar on standard error, where it is a terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit + " at {task.fields[rate]}/s"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total, rate="…")
+
+        def advance(n_done: int) -> None:
+            progress.advance(task, n_done)
+            speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
+            progress.update(task, rate="…" if speed is None else f"{speed:.3g}")
+
+        yield advance
+
+
+@contextmanager
+def spinner(what: str) -> Iterator[None]:
+    """Say on standard error what is being waited for."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield

@@ -1,0 +1,95 @@
+"""Kill a command at random moments: nothing half-written is seen, and the next run finishes.
+
+A few kills here; `make soak` sets SPAHGC_KILLS to some hundred.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import anndata
+import numpy as np
+import pytest
+
+from spahgc.demo.formats import write_demo_slides
+from spahgc.store.care import verify_store
+from spahgc.store.cohort import open_cohort
+
+N_KILLS = int(os.environ.get("SPAHGC_KILLS", "2"))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return write_demo_slides(
+        tmp_path_factory.mktemp("demo") / "slides", seed=5, scale=0.35
+    ).st_study
+
+
+def start(study, store):
+    command = [
+        sys.executable,
+        "-m",
+        "spahgc.cli",
+        "ingest",
+        "st",
+        str(study),
+        "--store",
+        str(store),
+    ]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def kill_after(process, moment, store):
+    """Kill some time after the store appeared: before that, there is nothing to break."""
+    while process.poll() is None and not store.exists():
+        time.sleep(0.005)
+    time.sleep(moment)
+    if process.poll() is None:
+        process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def check_what_can_be_seen(store):
+    assert verify_store(store, deep=True) == [] or only_derived_metadata_is_old(store)
+    for name, slide in open_cohort(store).slides.items():
+        table = anndata.read_zarr(str(slide.folder))
+        assert table.n_obs == slide.n_spots
+        assert (table.X != slide.read_counts()).nnz == 0
+        for embedding in slide.entry.encoders:
+            assert np.isfinite(slide.read_embedding(embedding)).all(), name
+        if "lite0" in table.obsm:
+            assert np.isfinite(table.obsm["lite0"]).all(), name
+
+
+def only_derived_metadata_is_old(store):
+    return all("is out of date" in problem.text for problem in verify_store(store, deep=True))
+
+
+@pytest.mark.slow
+def test_ingest_and_embed_survive_being_killed_at_any_moment(study, tmp_path):
+    moments = random.Random(11)
+    began = time.monotonic()
+    assert start(study, tmp_path / "whole.zarr").wait() == 0
+    whole = time.monotonic() - began
+    expected = open_cohort(tmp_path / "whole.zarr")
+    for n in range(N_KILLS):
+        store = tmp_path / f"killed{n}.zarr"
+        while True:  # again and again, until it gets through
+            process = start(study, store)
+            kill_after(process, moments.uniform(0, whole), store)
+            if store.exists():
+                check_what_can_be_seen(store)
+            if process.returncode == 0:
+                break
+        assert verify_store(store, deep=True) == []
+        finished = open_cohort(store)
+        assert list(finished.slides) == list(expected.slides)
+        for name, slide in finished.slides.items():
+            assert slide.entry.group == f"tables/{name}"
+            same = np.array_equal(
+                slide.read_embedding("lite0"), expected[name].read_embedding("lite0")
+            )
+            assert same, name
