@@ -28,7 +28,7 @@ _LENGTH_UM_K: Final = np.array([6.0, 6.5, 3.3, 3.5, 2.6])  # half of the long ax
 _ROUNDNESS_K: Final = np.array([0.74, 0.28, 0.93, 0.4, 0.8])  # short axis by long axis
 _DARKNESS_K: Final = np.array([0.95, 1.05, 1.55, 1.1, 1.3])
 _NUCLEUS_SPACING_UM: Final = 8.0
-_STAMPS_AT_ONCE: Final = 8_192
+_STAMPS_AT_ONCE: Final = 512  # fit into the cache
 
 
 class _Nuclei(NamedTuple):
@@ -139,7 +139,7 @@ def _fat_walls(tissue: Tissue, shape: tuple[int, int]) -> FloatPlane:
     if len(rows_N):
         points_N2 = np.stack([columns_N, rows_N], axis=1) * cell_um
         seeds = _jittered_grid(tissue.rng(6), tissue.size_um, 62.0, jitter=0.75)
-        near_N2 = cKDTree(seeds).query(points_N2, k=2)[0]
+        near_N2 = np.asarray(cKDTree(seeds).query(points_N2, k=2)[0])
         depth_N = (near_N2[:, 1] - near_N2[:, 0]) / 2  # distance to the wall between two cells
         hole_N = np.clip((depth_N - 2.0) / 2.5, 0, 1) * np.clip(
             (fat[rows_N, columns_N] - 0.3) * 8, 0, 1
@@ -195,7 +195,8 @@ def _fibre_angle(tissue: Tissue, centers_N2: NDArray[np.float32]) -> NDArray[np.
     """Return the direction of the strands, so that nuclei of stroma lie along them."""
     cell_um = 2.5
     shape = _fine_shape(tissue, cell_um)
-    slope_y, slope_x = np.gradient(_fibre_phase(tissue, shape, cell_um))
+    phase = _fibre_phase(tissue, shape, cell_um)
+    slope_y, slope_x = np.gradient(phase, axis=0), np.gradient(phase, axis=1)
     column_N = np.clip(centers_N2[:, 0] / cell_um, 0, shape[1] - 1).astype(int)
     row_N = np.clip(centers_N2[:, 1] / cell_um, 0, shape[0] - 1).astype(int)
     return np.arctan2(slope_y[row_N, column_N], slope_x[row_N, column_N]) + np.pi / 2

@@ -19,7 +19,7 @@ MAP_UM: Final = 10.0
 """Side of one cell of the map, in µm."""
 
 _GENE_SEED: Final = 20_240_101  # one gene list for every patient and every run
-_PREVALENCE_K: Final = np.array([0.45, 0.6, -0.05, -0.2, -0.4])
+_PREVALENCE_K: Final = np.array([0.45, 0.6, -0.05, -0.35, -0.45])
 _RNA_K: Final = np.array([1.5, 0.8, 1.1, 0.3, 0.35])  # fat and necrosis hold little RNA
 _EXPECTED_DEPTH: Final = 3_000.0
 _NOISE_MASS: Final = 0.2  # of a spot's molecules, whatever the tissue
@@ -177,7 +177,7 @@ def smooth_noise(
     knots = rng.standard_normal(coarse).astype(np.float32)
     box = (1.5, 1.5, 1.5 + shape[1] / feature, 1.5 + shape[0] / feature)
     grown = Image.fromarray(knots).resize(shape[::-1], Image.Resampling.BICUBIC, box)
-    return np.asarray(grown) / np.float32(0.75)
+    return (np.asarray(grown) / 0.75).astype(np.float32)
 
 
 def _sample(plane_RC: NDArray[np.float32], points_N2: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,0 +1,127 @@
+"""Read where the spots of a Visium array lie.
+
+Letters: A array spots.
+"""
+
+import csv
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from spahgc.errors import SlideFormatError
+from spahgc.ingest.readers.visium_files import read_bytes
+
+COLUMNS: Final = (
+    "barcode",
+    "in_tissue",
+    "array_row",
+    "array_col",
+    "pxl_row_in_fullres",
+    "pxl_col_in_fullres",
+)
+"""The order that every version of Space Ranger writes, with a header or without."""
+
+
+def read_visium_positions(path: Path) -> pd.DataFrame:
+    """Read the position of every array spot.
+
+    Whether there is a header is told by its first cell, never by the file's name.
+
+    Returns
+    -------
+    pd.DataFrame
+        A rows, indexed by unique barcode: ``array_row``, ``array_col`` (integers), ``in_tissue``
+        (bool), ``x`` and ``y`` in full-resolution pixels (NaN where the file has none).
+
+    Raises
+    ------
+    SlideFormatError
+        If the table has other columns or values, or names a barcode or a place twice.
+    """
+    rows = _read_rows(path)
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).set_index("barcode").rename_axis(index=None)
+    positions = pd.DataFrame(
+        {
+            "array_row": _whole_numbers(path, table["array_row"]),
+            "array_col": _whole_numbers(path, table["array_col"]),
+            "in_tissue": _flags(path, table["in_tissue"]),
+            "x": _pixels(path, table["pxl_col_in_fullres"]),
+            "y": _pixels(path, table["pxl_row_in_fullres"]),
+        }
+    )
+    _refuse_repeated(path, "barcode", positions.index)
+    places = pd.Index(zip(positions["array_row"], positions["array_col"], strict=True))
+    _refuse_repeated(path, "array row and column", places)
+    return positions
+
+
+def _read_rows(path: Path) -> list[list[str]]:
+    try:
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SlideFormatError(f"{path}: found no text ({error}), expected a CSV table") from error
+    if rows and rows[0][0] == "barcode":
+        header = rows.pop(0)
+        if tuple(header) != COLUMNS:
+            raise SlideFormatError(
+                f"{path}: its header is {','.join(header)}, expected {','.join(COLUMNS)}"
+            )
+    if not rows:
+        raise SlideFormatError(f"{path}: found no spot, expected one row for each")
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(COLUMNS):
+            raise SlideFormatError(
+                f"{path}: found {len(row)} columns in spot row {number}, expected {len(COLUMNS)}: "
+                f"{','.join(COLUMNS)}"
+            )
+    return rows
+
+
+def _numbers(path: Path, column: "pd.Series[str]") -> "pd.Series[float]":
+    """Return numbers; an empty cell or a written NaN is NaN, and any other text is refused."""
+    numbers = pd.to_numeric(column, errors="coerce").astype(np.float64)
+    is_blank = column.str.lower().isin(["", "nan", "na"])
+    _refuse(path, column, numbers.isna() & ~is_blank, expected="a number")
+    return numbers
+
+
+def _pixels(path: Path, column: "pd.Series[str]") -> "pd.Series[float]":
+    numbers = _numbers(path, column)
+    _refuse(path, column, numbers.abs() == np.inf, expected="a finite number")
+    return numbers
+
+
+def _whole_numbers(path: Path, column: "pd.Series[str]") -> "pd.Series[int]":
+    numbers = _numbers(path, column)
+    is_whole = (numbers >= 0) & (numbers < 1e6) & (np.floor(numbers) == numbers)
+    _refuse(path, column, ~is_whole, expected="a whole number from 0")
+    return numbers.astype(np.int64)
+
+
+def _flags(path: Path, column: "pd.Series[str]") -> "pd.Series[bool]":
+    numbers = _numbers(path, column)
+    _refuse(path, column, ~numbers.isin([0, 1]), expected="0 or 1")
+    return numbers == 1
+
+
+def _refuse(
+    path: Path, column: "pd.Series[str]", is_bad: "pd.Series[bool]", *, expected: str
+) -> None:
+    if is_bad.any():
+        row = int(np.argmax(is_bad.to_numpy()))
+        raise SlideFormatError(
+            f"{path}: found {column.iloc[row]!r} as {column.name} of spot {column.index[row]}, "
+            f"expected {expected}"
+        )
+
+
+def _refuse_repeated(path: Path, what: str, names: pd.Index) -> None:
+    if names.has_duplicates:
+        repeated = names[names.duplicated()].unique()
+        raise SlideFormatError(
+            f"{path}: found {len(repeated)} times a {what} that another spot has too, for example "
+            f"{repeated[0]!r}, expected each once"
+        )
