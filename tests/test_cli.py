@@ -57,7 +57,7 @@ def the_error(result) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", list(commands()))
 def test_every_command_and_option_explains_itself(command):
     assert command.help
     assert all(p.help for p in command.params if p.param_type_name == "option")
@@ -156,7 +156,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=list(WRONG))
+@pytest.mark.parametrize(("arguments", "message"), list(WRONG.values()), ids=list(WRONG))
 def test_wrong_input_is_one_clear_line_and_nothing_is_written(in_lab, arguments, message):
     Path("plain").mkdir(exist_ok=True)
     Path("plain/notes.txt").write_text("mine")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     help="Size of the synthetic slides; 1 has about 200 spots each.",
 )
 @click.option(
-    "--epochs", type=click.IntRange(min=1), default=40, show_default=True, help="Per training."
+    "--epochs", type=click.IntRange(min=1), default=15, show_default=True, help="Per training."
 )
 @click.pass_context
 def demo(ctx: click.Context, into: Path, seed: int, scale: float, epochs: int) -> None:
@@ -45,7 +45,10 @@ def demo(ctx: click.Context, into: Path, seed: int, scale: float, epochs: int) -
     run, judged = str(into / "run"), str(into / "evaluation")
     for arguments in [
         ["ingest", "st", str(slides.st_study), *store],
-        *(["ingest", "visium", str(folder), *store] for folder in slides.visium_slides),
+        *(
+            ["ingest", "visium", str(folder), "--patient", "C", *store]
+            for folder in slides.visium_slides
+        ),
         ["index", "build", *store],
         ["train", *training, "--test", test, "--out", run],
         ["evaluate", *training, "--out", judged],

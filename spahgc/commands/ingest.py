@@ -10,11 +10,11 @@ import click
 from spahgc.commands.screen import FOLDER, PlainErrors, progress_bar, store_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from spahgc.ingest.embedding import EmbeddingReport
-    from spahgc.ingest.slides import PendingSlide
+    from spahgc.ingest.slides import IngestedSlide, PendingSlide
     from spahgc.schema import Slide
 
 
@@ -205,7 +205,7 @@ def embed(store: Path, slides: tuple[str, ...], *, as_json: bool, **how: Any) ->
 
 
 def _ingest(
-    pending: Iterable[PendingSlide],
+    pending: Sequence[PendingSlide],
     *,
     store: Path,
     replace: bool,
@@ -222,8 +222,7 @@ def _ingest(
     names, failed, reports = [], [], []
     for done in ingest_slides(pending, store=store, replace_existing=replace):
         if done.slide is None:
-            failed.append(done.name)
-            click.echo(f"{done.name}: {' '.join(str(done.error).split())}", err=True)
+            failed.append(done)
             continue
         names.append(done.name)
         findings = [asdict(finding) for finding in done.slide.findings]
@@ -234,14 +233,29 @@ def _ingest(
     if as_json:
         click.echo(
             json.dumps(
-                {"slides": reports, "embedding": embedded and asdict(embedded), "failed": failed},
+                {
+                    "slides": reports,
+                    "embedding": embedded and asdict(embedded),
+                    "failed": {done.name: str(done.error) for done in failed},
+                },
                 indent=1,
             )
         )
     elif embedded is not None:
         _say_embedded(embedded, as_json=False)
     if failed:
-        raise click.ClickException(f"{len(failed)} slide(s) not ingested: {', '.join(failed)}")
+        raise click.ClickException(_say_failed(failed, n_pending=len(pending)))
+
+
+def _say_failed(failed: Sequence[IngestedSlide], *, n_pending: int) -> str:
+    """Say it in one line where one slide was asked for, else in one line a slide and a last one."""
+    lines = [" ".join(str(done.error).split()) for done in failed]
+    if n_pending == 1:
+        return lines[0]
+    for done, line in zip(failed, lines, strict=True):
+        click.echo(f"{done.name}: {line}", err=True)
+    names = ", ".join(done.name for done in failed)
+    return f"{len(failed)} of {n_pending} slides not ingested: {names}"
 
 
 def _say_slide(slide: Slide, outcome: str) -> None:

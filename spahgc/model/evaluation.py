@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from spahgc.model.baselines import SpotTable, predict_baselines
 from spahgc.model.runs import FinishedRun, RunConfig, score_slide, train_fold
-from spahgc.model.spots import SlideSpots, expression_of
+from spahgc.model.spots import SlideSpots, depth_of, expression_of
 from spahgc.model.teaching import TeachingSet
 from spahgc.model.training import Advance
 from spahgc.store.cohort import Cohort
@@ -82,28 +81,27 @@ def score_baselines(
 def table_of(
     slides: Sequence[SlideSpots], *, groups: Mapping[str, str], with_expression: bool = True
 ) -> SpotTable:
-    """Stack slides for the baselines; a test slide's expression is not handed on."""
-    offsets = np.cumsum([0, *(len(spots.spot_names) for spots in slides)])
+    """Stack slides for the baselines; a test slide's expression is not handed on.
+
+    Raises
+    ------
+    MissingError
+        If expression is wanted of a slide on which nothing was measured.
+    """
+    n_spots = [len(spots.spot_names) for spots in slides]
     near = [
         np.where(spots.near_SQ >= 0, spots.near_SQ + offset, -1)
-        for spots, offset in zip(slides, offsets[:-1], strict=True)
+        for spots, offset in zip(slides, np.cumsum([0, *n_spots[:-1]]), strict=True)
     ]
-    repeats = np.diff(offsets)
-    names = np.array([spots.name for spots in slides])
     expression_SG = depth_S = None
     if with_expression:
         expression_SG = np.concatenate([expression_of(spots) for spots in slides])
-        depth_S = np.concatenate([_depth_of(spots) for spots in slides])
+        depth_S = np.concatenate([depth_of(spots) for spots in slides])
     return SpotTable(
         embeddings_SD=np.concatenate([spots.embedding_SD for spots in slides]),
-        slide_S=np.repeat(names, repeats),
+        slide_S=np.repeat([spots.name for spots in slides], n_spots),
         neighbours_SQ=np.concatenate(near),
         expression_SG=expression_SG,
         log_depth_S=depth_S,
-        groups_S=np.repeat(np.array([groups[str(name)] for name in names]), repeats),
+        groups_S=np.repeat([groups[spots.name] for spots in slides], n_spots),
     )
-
-
-def _depth_of(spots: SlideSpots) -> NDArray[np.float64]:
-    expression_of(spots)
-    return np.zeros(0) if spots.log_depth_S is None else spots.log_depth_S

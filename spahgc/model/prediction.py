@@ -5,6 +5,7 @@ Dimension letters in this file:
 S spots, G genes
 """
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from spahgc.errors import MismatchError
+from spahgc.errors import MismatchError, StoreError
 from spahgc.model.expression import GenePanel
 from spahgc.model.graph import GraphConfig, tensors_of
 from spahgc.model.network import NetworkConfig, SpaHGC
@@ -126,11 +127,11 @@ def predict_stored(predictor: Predictor, name: str) -> anndata.AnnData:
 def predict_new(
     predictor: Predictor, slide: Slide, embedding_SD: NDArray[np.float32]
 ) -> anndata.AnnData:
-    """Predict a slide that is in no store, from its embeddings alone."""
+    """Predict a slide that is in no store, from its (S, D) embeddings alone."""
     spots = SlideSpots(
         name=f"{slide.name} (new image)",  # never taken for a slide of the store
         spot_names=tuple(map(str, slide.spots.index)),
-        embedding_SD=embedding_SD,
+        embedding_SD=np.array(embedding_SD, dtype=np.float32),  # torch shares it, so our own
         centers_S2=slide.centers,
         near_SQ=nearest_others(slide.centers, N_NEAR),
     )
@@ -179,13 +180,15 @@ def write_prediction(table: anndata.AnnData, path: Path) -> None:
 
     Raises
     ------
-    MismatchError
+    StoreError
         If ``path`` cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         table.write_h5ad(unfinished, compression="gzip")
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise MismatchError(f"{path} cannot be written: {error}") from error
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        if unfinished.exists():
+            unfinished.unlink()

@@ -16,7 +16,7 @@ from spahgc.model.graph import GraphConfig
 from spahgc.model.prediction import load_network, predict_spots
 from spahgc.model.spots import SlideSpots, expression_of
 from spahgc.model.teaching import TeachingSet, gather_teaching
-from spahgc.model.training import Advance, TrainingConfig, train_network
+from spahgc.model.training import Advance, TrainedNetwork, TrainingConfig, train_network
 from spahgc.store.cohort import Cohort
 from spahgc.store.index import open_index
 from spahgc.store.runs import Run, RunRecord
@@ -92,7 +92,29 @@ def train_fold(
     network = load_network(trained.network, trained.weights)
     tested = {name: teaching.read(name) for name in fold.test}
     predictions = {n: predict_spots(network, teaching, spots) for n, spots in tested.items()}
-    record = RunRecord(
+    scores = [
+        score_slide(spots, predictions[name], teaching, method=MODEL, fold=fold.name)
+        for name, spots in tested.items()
+    ]
+    run = Run(
+        record=_record(teaching, trained, fold, config=config, fingerprint=fingerprint),
+        weights=trained.weights,
+        curve=trained.curve,
+        scores=pd.concat(scores, ignore_index=True) if scores else None,
+    )
+    return FinishedRun(run=run, teaching=teaching, predictions=predictions, tested=tested)
+
+
+def _record(
+    teaching: TeachingSet,
+    trained: TrainedNetwork,
+    fold: Fold,
+    *,
+    config: RunConfig,
+    fingerprint: str,
+) -> RunRecord:
+    cohort = teaching.cohort
+    return RunRecord(
         store=str(cohort.path.absolute()),
         commit=cohort.commit.number,
         embedding=config.embedding,
@@ -114,17 +136,6 @@ def train_fold(
         versions=_versions(),
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    scores = [
-        score_slide(spots, predictions[name], teaching, method=MODEL, fold=fold.name)
-        for name, spots in tested.items()
-    ]
-    run = Run(
-        record=record,
-        weights=trained.weights,
-        curve=trained.curve,
-        scores=pd.concat(scores, ignore_index=True) if scores else None,
-    )
-    return FinishedRun(run=run, teaching=teaching, predictions=predictions, tested=tested)
 
 
 def score_slide(

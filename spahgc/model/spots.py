@@ -116,3 +116,16 @@ def expression_of(spots: SlideSpots) -> NDArray[np.float32]:
     if spots.expression_SG is None:
         raise MissingError(f"slide {spots.name} has no expression")
     return spots.expression_SG
+
+
+def depth_of(spots: SlideSpots) -> NDArray[np.float64]:
+    """Give how much was counted at each spot, (S,) log1p of the total.
+
+    Raises
+    ------
+    MissingError
+        If nothing was measured on the slide.
+    """
+    if spots.log_depth_S is None:
+        raise MissingError(f"slide {spots.name} has no expression")
+    return spots.log_depth_S

@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from spahgc.metrics import score_genes
 from spahgc.model.graph import tensors_of
@@ -44,7 +43,7 @@ class TrainingConfig:
     """Most rounds over the training slides."""
 
     patience: int = 40
-    """Epochs without a better validation score before training stops; the paper never stops."""
+    """Epochs without a smaller validation loss before training stops; the paper never stops."""
 
     learning_rate: float = 1e-4
     """Of AdamW."""
@@ -109,14 +108,16 @@ def train_network(
     config: TrainingConfig,
     advance: Advance | None = None,
 ) -> TrainedNetwork:
-    """Train on the training slides; keep the epoch that predicts the validation slides best.
+    """Train on the training slides; keep the epoch whose loss on the validation slides is least.
 
     Parameters
     ----------
     teaching
         The training slides.
     validation
-        Slides, none of them a training slide, whose mean PCC chooses the epoch.
+        Slides, none of them a training slide, whose loss (squared error and correlation, nothing
+        masked) chooses the epoch. Their PCC alone would choose early epochs that order spots but
+        have not learned how much is expressed.
     config
         Settings; the same ones on the same machine give the same weights.
     advance
@@ -132,14 +133,12 @@ def train_network(
         embedding_size=samples[0].graph.target_TD.shape[1], n_genes=len(teaching.panel.genes)
     )
     advance = advance or _ignore
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _quiet():
         torch.manual_seed(config.seed)
         lesson = _Lesson(SpaHGC(network_config), config, advance)
-        order = torch.Generator().manual_seed(config.seed)
-        with _quiet():
-            _trainer(config).fit(lesson, _loader(samples, generator=order), _loader(held_out))
+        _trainer(config).fit(lesson, _Slides(samples, shuffle_seed=config.seed), _Slides(held_out))
     advance(config.max_epochs - len(lesson.curve))
-    best = max(lesson.curve, key=lambda row: row["validation_pcc"])
+    best = lesson.best
     return TrainedNetwork(
         network=network_config,
         weights={name: value.numpy() for name, value in lesson.best_weights.items()},
@@ -214,22 +213,47 @@ class _Lesson(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Write the epoch down, keep its weights if they are the best, stop if none will be."""
         losses, scores = zip(*self._validation, strict=True)
-        score = float(np.mean(scores))
-        if not self.curve or score > max(row["validation_pcc"] for row in self.curve):
-            state = self.network.state_dict()
-            self.best_weights = {k: v.detach().cpu().clone() for k, v in state.items()}
         self.curve.append(
             {
                 "epoch": len(self.curve) + 1,
                 "train_loss": float(np.mean(self._train_losses)),
                 "validation_loss": float(np.mean(losses)),
-                "validation_pcc": score,
+                "validation_pcc": float(np.mean(scores)),
             }
         )
         self._train_losses, self._validation = [], []
+        if self.best is self.curve[-1]:
+            state = self.network.state_dict()
+            self.best_weights = {k: v.detach().cpu().clone() for k, v in state.items()}
         self._advance(1)
-        best = max(range(len(self.curve)), key=lambda n: self.curve[n]["validation_pcc"])
-        self.trainer.should_stop = len(self.curve) - 1 - best >= self.config.patience
+        self.trainer.should_stop = len(self.curve) - self.best["epoch"] >= self.config.patience
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The epoch with the least validation loss so far, the first of several."""
+        return min(self.curve, key=lambda row: row["validation_loss"])
+
+
+class _Slides:
+    """Go over slides one by one, in a new order each time where there is a seed.
+
+    A torch ``DataLoader`` would do the same, and Lightning would ask it for worker processes.
+    """
+
+    def __init__(self, samples: Sequence[Sample], *, shuffle_seed: int | None = None) -> None:
+        self._samples = samples
+        self._generator = (
+            None if shuffle_seed is None else torch.Generator().manual_seed(shuffle_seed)
+        )
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        if self._generator is None:
+            return iter(self._samples)
+        order = torch.randperm(len(self._samples), generator=self._generator).tolist()
+        return iter([self._samples[place] for place in order])
 
 
 @contextmanager
@@ -241,14 +265,10 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec", module="lightning")
+            warnings.filterwarnings("ignore", message="GPU available but not used")  # as asked
             yield
     finally:
         logger.setLevel(level)
-
-
-def _loader(samples: list[Sample], *, generator: torch.Generator | None = None) -> Any:  # noqa: ANN401
-    data_set: Any = samples  # a list is a data set, though it does not inherit from it
-    return DataLoader(data_set, batch_size=None, shuffle=bool(generator), generator=generator)
 
 
 def _trainer(config: TrainingConfig) -> lightning.Trainer:

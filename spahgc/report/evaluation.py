@@ -26,6 +26,8 @@ from spahgc.store.runs import Run, write_run
 SCORES = "scores.parquet"
 SUMMARY = "summary.json"
 PICTURES = "pictures"
+LONGEST_NAME = 100
+"""Characters of a fold's name in its folder's: a patient may have any number of slides."""
 
 
 @dataclass(kw_only=True)
@@ -73,7 +75,8 @@ class EvaluationReport:
             How this fold's scores must be read.
         """
         number = len(self.runs) + 1
-        folder = self.folder / "folds" / f"{number}-{scores['fold'].iloc[0]}"
+        name = str(scores["fold"].iloc[0])[:LONGEST_NAME]
+        folder = self.folder / "folds" / f"{number}-{name}"
         folder.mkdir(parents=True)
         write_run(run, folder)
         plot_curve(folder / "curve.png", run.curve, best_epoch=run.record.best_epoch)
@@ -91,7 +94,9 @@ class EvaluationReport:
         scores = pd.concat(self.scores, ignore_index=True)
         scores.to_parquet(self.folder / SCORES, index=False)
         plot_pcc_distribution(self.folder / PICTURES / "pcc-by-method.png", scores)
-        (self.folder / SUMMARY).write_text(json.dumps(self._summary(scores), indent=1))
+        (self.folder / SUMMARY).write_text(
+            json.dumps(_without_nan(self._summary(scores)), indent=1)
+        )
 
     def show(self, console: Console, *, folder: Path) -> None:
         """Print the table, what to keep in mind, and where the rest lies.
@@ -107,10 +112,10 @@ class EvaluationReport:
         rule = self.runs[0].record.panel_rule
         title = f"{self.split}, panel {rule}, {len(self.runs)} folds"
         print_scores(scores, console=console, title=title, notes=self._notes(scores))
-        console.print(f"scores: {folder / SCORES}", soft_wrap=True)
-        console.print(f"summary: {folder / SUMMARY}", soft_wrap=True)
+        console.print(f"scores: {folder / SCORES}", soft_wrap=True, markup=False)
+        console.print(f"summary: {folder / SUMMARY}", soft_wrap=True, markup=False)
         for picture in sorted((folder / PICTURES).glob("*.png")):
-            console.print(f"picture: {picture}", soft_wrap=True)
+            console.print(f"picture: {picture}", soft_wrap=True, markup=False)
 
     def _notes(self, scores: pd.DataFrame) -> Sequence[str]:
         model, best, difference = compare_with_best(scores)
@@ -152,19 +157,20 @@ class EvaluationReport:
         measured_SG: NDArray[np.float32],
         predicted_SG: NDArray[np.float32],
     ) -> None:
-        pcc = rows.set_index("gene")
+        pcc = rows.set_index("gene")["pcc"].astype(float)
         column = {gene: place for place, gene in enumerate(run.record.panel)}
+        maps = {
+            gene: GeneMap(
+                measured_SG[:, column[gene]], predicted_SG[:, column[gene]], float(pcc[gene])
+            )
+            for gene in example_genes(pcc.to_frame())
+        }
+        if not maps:  # no gene has a correlation, so none is an example
+            return
         stored = self.cohort[slide]
         plot_gene_maps(
             self.folder / PICTURES / f"genes-{slide}.png",
-            {
-                gene: GeneMap(
-                    measured_SG[:, column[gene]],
-                    predicted_SG[:, column[gene]],
-                    float(pcc.loc[gene, "pcc"]),  # type: ignore[arg-type]
-                )
-                for gene in example_genes(pcc)
-            },
+            maps,
             slide_name=slide,
             centers_S2=stored.centers,
             microns_per_pixel=stored.entry.microns_per_pixel or 1.0,
@@ -200,3 +206,12 @@ def _fold_summary(run: Run) -> dict[str, Any]:
         "best_epoch": record.best_epoch,
         "validation_pcc": record.validation_pcc,
     }
+
+
+def _without_nan(value: Any) -> Any:  # noqa: ANN401  whatever JSON can spell
+    """Spell what is undefined as null: NaN is no JSON, and most readers refuse it."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and np.isnan(value) else value

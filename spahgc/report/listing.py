@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from spahgc.store.commits import SlideEntry
 
@@ -20,7 +21,7 @@ def print_slides(slides: Mapping[str, SlideEntry], *, console: Console, title: s
     title
         Above the table.
     """
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     table.add_column("slide", no_wrap=True)
     table.add_column("platform")
     table.add_column("patient")
@@ -33,11 +34,11 @@ def print_slides(slides: Mapping[str, SlideEntry], *, console: Console, title: s
         table.add_row(
             name,
             entry.platform,
-            entry.patient or "unknown",
+            Text(entry.patient or "unknown"),  # free text: its brackets are no markup
             str(entry.n_spots),
             str(entry.n_genes) if entry.n_genes else "–",
             "–" if scale is None else f"{scale:.4g}",
             "yes" if entry.image else "no",
-            ", ".join(sorted(entry.encoders)) or "–",
+            Text(", ".join(sorted(entry.encoders)) or "–"),
         )
     console.print(table)

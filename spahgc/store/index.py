@@ -3,18 +3,21 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from spahgc.errors import MismatchError, MissingError
+from spahgc.errors import DamagedStoreError, MismatchError, MissingError
 from spahgc.store import layout
 from spahgc.store.cohort import Cohort
 from spahgc.store.commits import Commit
 
 Metric: TypeAlias = Literal["cosine"]
+
+BLOCK: Final = 256
+"""Queries whose candidates are held at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,16 +31,13 @@ class IndexRecord:
     """Digest of the encoder fingerprint that all its slides share."""
 
     slides: Mapping[str, str]
-    """Group of each slide in it, by slide name."""
+    """Content digest of each slide in it, by slide name."""
 
     metric: Metric = "cosine"
     """``cosine``: inner product of vectors of unit length."""
 
     kind: Literal["flat"] = "flat"
     """``flat``: every pair is compared; the answer is exact."""
-
-    commit: int = 0
-    """Number of the commit it was built on."""
 
     faiss_version: str = faiss.__version__
     """For the record; a flat index holds nothing that depends on it."""
@@ -74,7 +74,7 @@ class ReferenceIndex:
         """Use `build_index` or `open_index`."""
         self.record = record
         self._cohort = cohort
-        self._pieces: dict[str, faiss.IndexFlatIP] = {}
+        self._pieces: dict[str, _Piece] = {}
 
     def search(
         self,
@@ -106,28 +106,19 @@ class ReferenceIndex:
         Raises
         ------
         MismatchError
-            If a slide in ``among`` is not in the index.
+            If a slide in ``among`` is not in the index, or a query is zero or of another size.
         """
         names = tuple(sorted(set(among) - {asked_by}))
         self._check_covers(names)
         query_SD = _unit_length(embedding_SD, "the query")
-        n_queries = len(query_SD)
-        similarity, slide, spot = [], [], []
-        for position, name in enumerate(names):
-            piece = self._piece(name)
-            n_found = min(k, piece.ntotal)
-            similarity_SK, spot_SK = piece.search(query_SD, n_found)
-            similarity.append(similarity_SK)
-            spot.append(spot_SK)
-            slide.append(np.full((n_queries, n_found), position))
-        return _best(names, similarity, slide, spot, n_queries=n_queries, k=k)
+        found = [self._piece(name).search(query_SD, k=k) for name in names]
+        return _merge(names, found, n_queries=len(query_SD), k=k)
 
-    def _piece(self, name: str) -> faiss.IndexFlatIP:
+    def _piece(self, name: str) -> "_Piece":
         if name not in self._pieces:
-            embedding_SD = self._cohort[name].read_embedding(self.record.embedding)
-            piece = faiss.IndexFlatIP(embedding_SD.shape[1])
-            piece.add(_unit_length(embedding_SD, f"slide {name}"))
-            self._pieces[name] = piece
+            self._pieces[name] = _Piece(
+                name, self._cohort[name].read_embedding(self.record.embedding)
+            )
         return self._pieces[name]
 
     def _check_covers(self, names: Sequence[str]) -> None:
@@ -158,12 +149,10 @@ def build_index(cohort: Cohort, *, embedding: str) -> ReferenceIndex:
     record = IndexRecord(
         embedding=embedding,
         fingerprint=cohort.fingerprint(embedding, names),
-        slides={name: cohort[name].entry.group for name in names},
-        commit=cohort.commit.number,
+        slides={name: cohort[name].entry.content for name in names},
     )
-    index = ReferenceIndex(cohort, record)
-    for name in names:
-        index._piece(name)  # noqa: SLF001  zero vectors are refused now, not in the middle of a run
+    for name in names:  # zero vectors are refused now, not in the middle of a run
+        _unit_length(cohort[name].read_embedding(embedding), f"slide {name}")
     key_of = partial(layout.index_key, embedding)
     digest = cohort.store.put_document(key_of, asdict(record))
 
@@ -173,7 +162,7 @@ def build_index(cohort: Cohort, *, embedding: str) -> ReferenceIndex:
         return replace(head, indexes={**head.indexes, embedding: digest})
 
     cohort.store.commit(change, message=f"index {embedding}")
-    return index
+    return ReferenceIndex(cohort, record)
 
 
 def open_index(cohort: Cohort, *, embedding: str) -> ReferenceIndex:
@@ -185,26 +174,89 @@ def open_index(cohort: Cohort, *, embedding: str) -> ReferenceIndex:
         If it was never built.
     MismatchError
         If one of its slides was replaced, removed or embedded anew since.
+    DamagedStoreError
+        If its record is not one.
     """
     digest = cohort.commit.indexes.get(embedding)
     command = f"run `spahgc index build --store {cohort.path}`"
     if digest is None:
         raise MissingError(f"{cohort.path} has no index over {embedding!r}; {command}")
-    document: dict[str, Any] = cohort.store.read_document(
-        partial(layout.index_key, embedding), digest
-    )
-    record = IndexRecord(**document)
-    for name, group in record.slides.items():
+    document = cohort.store.read_document(partial(layout.index_key, embedding), digest)
+    try:
+        record = IndexRecord(**document)
+    except TypeError as error:
+        raise DamagedStoreError(
+            f"{cohort.path}: the index over {embedding!r} cannot be read ({error}); {command}"
+        ) from None
+    for name, content in record.slides.items():
         entry = cohort.commit.slides.get(name)
         if (
             entry is None
-            or entry.group != group
+            or entry.content != content
             or entry.encoders.get(embedding) != record.fingerprint
         ):
             raise MismatchError(
                 f"the index over {embedding!r} is stale: slide {name} changed since; {command}"
             )
     return ReferenceIndex(cohort, record)
+
+
+class _Found(NamedTuple):
+    """Candidates on one slide; A of them for each of S queries."""
+
+    similarity_SA: NDArray[np.float32]
+    """Cosine similarity, or -inf where ``spot_SA`` is -1."""
+
+    spot_SA: NDArray[np.int64]
+    """Row on the slide, or -1."""
+
+
+class _Piece:
+    """The vectors of one slide, each kept once: FAISS picks among equal ones as it likes.
+
+    Letters: S queries, A candidates, U distinct vectors, N of them found, M spots of one vector.
+    """
+
+    def __init__(self, name: str, embedding_SD: NDArray[np.float32]) -> None:
+        unit_SD = _unit_length(embedding_SD, f"slide {name}") + np.float32(0)  # -0 becomes 0
+        as_bytes_S = unit_SD.view(np.dtype((np.void, unit_SD.itemsize * unit_SD.shape[1]))).ravel()
+        _, first_U, vector_S = np.unique(as_bytes_S, return_index=True, return_inverse=True)
+        self._name = name
+        self._vectors = faiss.IndexFlatIP(unit_SD.shape[1])
+        self._vectors.add(unit_SD[first_U])
+        self._n_spots_U = np.bincount(vector_S)
+        self._spots = np.argsort(vector_S, kind="stable")  # of vector 0, of vector 1 …
+        self._start_U = np.cumsum(self._n_spots_U) - self._n_spots_U
+
+    def search(self, query_SD: NDArray[np.float32], *, k: int) -> _Found:
+        """Find at least the best ``k`` spots of each query, where there are as many."""
+        if query_SD.shape[1] != self._vectors.d:
+            raise MismatchError(
+                f"the query has vectors of {query_SD.shape[1]} numbers, slide {self._name} of "
+                f"{self._vectors.d}; embed both with one encoder"
+            )
+        _, vector_SN = self._vectors.search(query_SD, min(k, self._vectors.ntotal))
+        most = min(k, int(self._n_spots_U.max()))
+        exists_SNM = np.arange(most) < self._n_spots_U[vector_SN][..., None]
+        place_SNM = self._start_U[vector_SN][..., None] + np.where(exists_SNM, np.arange(most), 0)
+        similarity_SN1 = self._similarity(query_SD, vector_SN)[..., None]
+        similarity_SNM = np.where(exists_SNM, similarity_SN1, np.float32(-np.inf))
+        spot_SNM = np.where(exists_SNM, self._spots[place_SNM], -1)
+        n_queries = len(query_SD)
+        return _Found(similarity_SNM.reshape(n_queries, -1), spot_SNM.reshape(n_queries, -1))
+
+    def _similarity(
+        self, query_SD: NDArray[np.float32], vector_SN: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Multiply again, pair by pair: a matrix product rounds by where a vector stands in it."""
+        similarity_SN = np.empty(vector_SN.shape, np.float32)
+        for start in range(0, len(query_SD), BLOCK):
+            rows = slice(start, start + BLOCK)
+            found_SND = self._vectors.reconstruct_batch(vector_SN[rows].ravel()).reshape(
+                *vector_SN[rows].shape, -1
+            )
+            similarity_SN[rows] = np.vecdot(found_SND, query_SD[rows, None])
+        return similarity_SN.clip(-1, 1)
 
 
 def _unit_length(embedding_SD: NDArray[np.float32], owner: str) -> NDArray[np.float32]:
@@ -218,24 +270,20 @@ def _unit_length(embedding_SD: NDArray[np.float32], owner: str) -> NDArray[np.fl
     return np.ascontiguousarray(embedding_SD / length_S[:, None], dtype=np.float32)
 
 
-def _best(
-    names: tuple[str, ...],
-    similarity: list[NDArray[np.float32]],
-    slide: list[NDArray[np.int64]],
-    spot: list[NDArray[np.int64]],
-    *,
-    n_queries: int,
-    k: int,
-) -> Neighbors:
+def _merge(names: tuple[str, ...], found: Sequence[_Found], *, n_queries: int, k: int) -> Neighbors:
     padding = (n_queries, k)  # so that there are always k columns to take
-    all_SA = np.hstack([*similarity, np.full(padding, -np.inf, np.float32)])
+    similarity = [piece.similarity_SA for piece in found]
+    spot = [piece.spot_SA for piece in found]
+    slide = [np.full(spot_SA.shape, position) for position, spot_SA in enumerate(spot)]
+    similarity_SA = np.hstack([*similarity, np.full(padding, -np.inf, np.float32)])
     slide_SA = np.hstack([*slide, np.full(padding, -1)])
     spot_SA = np.hstack([*spot, np.full(padding, -1)])
-    order_SA = np.lexsort((spot_SA, slide_SA, -all_SA), axis=1)[:, :k]
-    similarity_SK = np.take_along_axis(all_SA, order_SA, axis=1)
+    order_SA = np.lexsort((spot_SA, slide_SA, -similarity_SA), axis=1)[:, :k]
+    similarity_SK = np.take_along_axis(similarity_SA, order_SA, axis=1)
+    exists_SK = np.isfinite(similarity_SK)
     return Neighbors(
         slides=names,
-        slide_SK=np.take_along_axis(slide_SA, order_SA, axis=1),
-        spot_SK=np.take_along_axis(spot_SA, order_SA, axis=1),
-        similarity_SK=np.where(np.isinf(similarity_SK), np.float32(np.nan), similarity_SK),
+        slide_SK=np.where(exists_SK, np.take_along_axis(slide_SA, order_SA, axis=1), -1),
+        spot_SK=np.where(exists_SK, np.take_along_axis(spot_SA, order_SA, axis=1), -1),
+        similarity_SK=np.where(exists_SK, similarity_SK, np.float32(np.nan)),
     )

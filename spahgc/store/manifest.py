@@ -175,13 +175,11 @@ class _CommittedStore(WrapperStore[LocalStore]):
         return await super().get(key, prototype, byte_range)
 
     def _check(self, key: str, record: FileRecord) -> None:
-        try:
-            size = (self._folder / key).stat().st_size
-        except OSError:
-            size = None
+        path = self._folder / key
+        size = None if path.is_symlink() or not path.is_file() else path.stat().st_size
         if size != record.size:
             raise DamagedStoreError(
-                f"{self._folder / key} is {'missing' if size is None else f'{size} bytes'}, "
+                f"{path} is {'missing' if size is None else f'{size} bytes'}, "
                 f"committed were {record.size} bytes; `spahgc store verify --deep` lists all damage"
             )
 

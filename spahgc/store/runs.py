@@ -122,17 +122,24 @@ def fresh_folder(path: Path) -> Iterator[Path]:
     if path.exists():
         raise StoreError(f"{path} exists; name another place with `--out`")
     unfinished = path.absolute().with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with _cannot_be_made(path):
         unfinished.mkdir(parents=True)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be made: {error.strerror}") from error
     try:
         yield unfinished
-        sync_tree(unfinished)
-        unfinished.rename(path)
+        with _cannot_be_made(path):
+            sync_tree(unfinished)
+            unfinished.rename(path)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+@contextmanager
+def _cannot_be_made(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path} cannot be made: {error.strerror}") from error
 
 
 def write_run(run: Run, folder: Path) -> None:
@@ -160,8 +167,8 @@ def read_run(path: Path) -> Run:
         raise MissingError(f"{path} is not a run: no {RECORD}; `spahgc train` makes one")
     try:
         document = json.loads((path / RECORD).read_bytes())
-        version = document.get("version", 0)
-    except (OSError, ValueError, AttributeError) as error:
+        version = int(document["version"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedStoreError(f"{path} is a damaged run: {error}") from error
     if version > RUN_VERSION:
         raise FormatVersionError(
@@ -174,7 +181,7 @@ def read_run(path: Path) -> Run:
         return Run(
             record=RunRecord(**document),
             weights=load_file(path / WEIGHTS),
-            curve=pd.read_csv(path / CURVE),
+            curve=pd.read_csv(path / CURVE, float_precision="round_trip"),
             scores=pd.read_parquet(scores) if scores.exists() else None,
         )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -1,5 +1,6 @@
 """Which slides teach, which choose the checkpoint, and which judge."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
@@ -87,24 +88,27 @@ def make_fold(
     """Divide the slides around the given test slides, which may be none.
 
     The validation part is one unit (a patient under ``leave-one-patient-out`` when at least
-    two others stay, else a slide) taken from training: the one that follows the test slides
+    three others stay, else a slide) taken from training: the one that follows the test slides
     in sorted order, so that over all folds each takes its turn. ``validation`` overrides it.
+    Under ``leave-one-patient-out`` the other slides of a test patient are in no part.
 
     Raises
     ------
     ProtocolError
-        If fewer than two slides are left to train on, or they cannot borrow from each other.
+        If fewer than two slides are left to train on, or they cannot borrow from each other, or
+        a slide is asked for that is not among ``patients`` or is asked for twice.
     """
+    _check_named(patients, [*test, *(validation or ())])
     by_patient = rule == "leave-one-patient-out"
     owners = {slide: patient or UNKNOWN for slide, patient in sorted(patients.items())}
-    rest = [slide for slide in owners if slide not in test]
-    if validation is None:
-        validation = _choose_validation(
-            owners, rest, after=max(test, default=""), by_patient=by_patient
-        )
-    train = [slide for slide in rest if slide not in validation]
     groups = {slide: owners[slide] if by_patient else slide for slide in owners}
-    _check_enough(train, groups, n_usable=len(owners), test=test)
+    judged = {groups[slide] for slide in test}
+    rest = [slide for slide in owners if groups[slide] not in judged]
+    if validation is None:
+        after = max(test, default="")
+        validation = _choose_validation(owners, rest, after=after, by_patient=by_patient)
+    train = [slide for slide in rest if slide not in validation]
+    _check_enough(train, groups, test=test, n_validation=len(validation), by_patient=by_patient)
     return Fold(
         name="+".join(test) or "all",
         train=tuple(train),
@@ -115,14 +119,30 @@ def make_fold(
     )
 
 
+def _check_named(patients: Mapping[str, str | None], named: Sequence[str]) -> None:
+    unknown = [slide for slide in named if slide not in patients]
+    twice = sorted({slide for slide in named if named.count(slide) > 1})
+    if unknown:
+        raise ProtocolError(
+            f"no usable slide {', '.join(unknown)}; there are {', '.join(sorted(patients))}"
+        )
+    if twice:
+        raise ProtocolError(
+            f"{', '.join(twice)} was asked for twice: a slide is for training, validation or test"
+        )
+
+
 def _choose_validation(
     owners: Mapping[str, str], rest: Sequence[str], *, after: str, by_patient: bool
 ) -> list[str]:
-    others = sorted({owners[slide] for slide in rest})
-    if by_patient and len(others) >= 3:
-        chosen = _next(others, owners.get(after, after))
+    n_slides = Counter(owners[slide] for slide in rest)
+    if by_patient and len(n_slides) >= 3:
+        chosen = _next(sorted(n_slides), owners.get(after, after))
         return [slide for slide in rest if owners[slide] == chosen]
-    return [_next(sorted(rest), after)] if rest else []
+    # of two patients both must teach, so that they can borrow from each other
+    spare = [slide for slide in rest if n_slides[owners[slide]] > 1] if by_patient else []
+    candidates = spare or rest
+    return [_next(candidates, after)] if candidates else []
 
 
 def _next(names: Sequence[str], after: str) -> str:
@@ -130,17 +150,24 @@ def _next(names: Sequence[str], after: str) -> str:
 
 
 def _check_enough(
-    train: Sequence[str], groups: Mapping[str, str], *, n_usable: int, test: Sequence[str]
+    train: Sequence[str],
+    groups: Mapping[str, str],
+    *,
+    test: Sequence[str],
+    n_validation: int,
+    by_patient: bool,
 ) -> None:
-    if len(train) < 2:
-        needed = 3 + len(test)
+    if len({groups[slide] for slide in train}) >= 2:
+        return
+    if by_patient and len(groups) >= 4:
         raise ProtocolError(
-            f"{n_usable} usable slide{'s' * (n_usable != 1)} (embedded, with expression), but "
-            f"{needed} are needed: {'the test, ' if test else ''}one to choose the checkpoint and "
-            "two to train on; ingest more with `spahgc ingest`"
-        )
-    if len({groups[slide] for slide in train}) < 2:
-        raise ProtocolError(
-            f"the training slides ({', '.join(train)}) are all of one patient, so none can borrow "
+            f"with {', '.join(test) or 'no slide'} held out, the training slides "
+            f"({', '.join(train) or 'none'}) are of fewer than two patients, so none can borrow "
             "from another patient; use `--split leave-one-slide-out` and read its score as weaker"
         )
+    needed = len(test) + max(n_validation, 1) + 2
+    raise ProtocolError(
+        f"{len(groups)} usable slide{'s' * (len(groups) != 1)} (embedded, with expression), but "
+        f"{needed} are needed: {'the test, ' if test else ''}one to choose the checkpoint and "
+        "two to train on; ingest more with `spahgc ingest`"
+    )

@@ -1,0 +1,146 @@
+"""A small store whose embeddings say something about expression, and a run trained on it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csr_matrix
+
+from spahgc.model import training
+from spahgc.model.network import NetworkConfig
+from spahgc.model.runs import FinishedRun, RunConfig, train_fold
+from spahgc.model.training import TrainingConfig
+from spahgc.schema import Slide
+from spahgc.store.cohort import Cohort, open_cohort
+from spahgc.store.commits import Store, create_store
+from spahgc.store.index import build_index
+from spahgc.store.splits import make_fold
+from spahgc.store.staging import EmbeddingDraft, add_slide
+from tests.conftest import build_slide
+
+EMBEDDING = "tiny"
+FINGERPRINT = {"encoder": EMBEDDING, "patch_um": 112.0}
+N_GENES = 12
+PATIENTS = {"A1": "A", "A2": "A", "B1": "B", "B2": "B"}
+SPOTS = {"A1": 30, "A2": 25, "B1": 28, "B2": 33}
+RUN_CONFIG = RunConfig(
+    embedding=EMBEDDING,
+    panel_rule="heg:6",
+    training=TrainingConfig(max_epochs=3, learning_rate=0.003, seed=1),
+)
+
+
+def draw_tissue(name: str, *, seed: int = 0) -> tuple[Slide, np.ndarray]:
+    """Draw a slide and its (S, 8) float32 embeddings; two hidden maps shape both."""
+    kinds = np.random.default_rng(99)  # the same for every slide: genes and looks have one meaning
+    genes_2G, looks_28 = kinds.normal(0, 0.8, (2, N_GENES)), kinds.normal(0, 1, (2, 8))
+    own = np.random.default_rng([seed, *name.encode()])
+    n_spots = SPOTS.get(name, 30)
+    plain = build_slide(name, n_spots=n_spots, n_genes=N_GENES)
+    place_S2 = (plain.centers - plain.centers.mean(axis=0)) / plain.centers.std(axis=0)
+    hidden_S2 = np.tanh(place_S2 @ own.normal(0, 1, (2, 2)) + own.normal(0, 0.3, 2))
+    counts_SG = own.poisson(np.exp(1.5 + hidden_S2 @ genes_2G))
+    embedding_SD = hidden_S2 @ looks_28 + own.normal(0, 0.2, (n_spots, 8)) + 0.3
+    slide = replace(
+        plain, counts=csr_matrix(counts_SG.astype(np.uint32)), patient=PATIENTS.get(name, name)
+    )
+    return slide, embedding_SD.astype(np.float32)
+
+
+def embed(
+    store: Store, name: str, embedding_SD: np.ndarray, *, fingerprint: dict[str, object] | None
+) -> None:
+    """Commit an embedding without an image."""
+    draft = EmbeddingDraft(
+        open_cohort(store.path)[name],
+        EMBEDDING,
+        fingerprint=fingerprint or FINGERPRINT,
+        size=embedding_SD.shape[1],
+    )
+    for rows in draft.missing():
+        draft.write(rows, embedding_SD[rows.start : rows.stop])
+    draft.commit()
+
+
+def put_slide(
+    store: Store,
+    slide: Slide,
+    embedding_SD: np.ndarray,
+    *,
+    fingerprint: dict[str, object] | None = None,
+) -> None:
+    """Put an embedded slide into a store, in the place of its namesake if there is one."""
+    add_slide(store, slide, replace_existing=True)
+    embed(store, slide.name, embedding_SD, fingerprint=fingerprint)
+
+
+def without_gene(slide: Slide, gene: str) -> Slide:
+    """Drop a gene from what the slide's files list."""
+    keep_G = slide.genes.index != gene
+    return replace(slide, counts=slide.counts[:, keep_G], genes=slide.genes[keep_G])
+
+
+def with_counts(slide: Slide, *, seed: int) -> Slide:
+    """Give a slide the counts of some other tissue."""
+    other_SG = np.random.default_rng(seed).poisson(40, slide.counts.shape)
+    other_SG[:, ::2] //= 10
+    return replace(slide, counts=csr_matrix(other_SG.astype(np.uint32)))
+
+
+def grow_store(
+    path: Path,
+    *,
+    index: bool = True,
+    fingerprint: dict[str, object] | None = None,
+    **changed: Slide,
+) -> Cohort:
+    """Make a store of four embedded slides of two patients; ``changed`` slides take a place."""
+    store = create_store(path)
+    for name in SPOTS:
+        slide, embedding_SD = draw_tissue(name)
+        put_slide(store, changed.get(name, slide), embedding_SD, fingerprint=fingerprint)
+    if index:
+        build_index(open_cohort(path), embedding=EMBEDDING)
+    return open_cohort(path)
+
+
+def fold_of(cohort: Cohort, *, test: str = "B2", **how):
+    return make_fold(cohort.patients(cohort.slides), test=[test], **how)
+
+
+@contextmanager
+def small_networks() -> Iterator[None]:
+    """Train networks of a few thousand parameters, not of millions."""
+    small = partial(NetworkConfig, hidden_size=16, n_layers=2, n_heads=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "NetworkConfig", small)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_networks():
+    with small_networks():
+        yield
+
+
+@pytest.fixture(scope="session")
+def grown(tmp_path_factory) -> Cohort:
+    """Four indexed slides; only read by tests."""
+    return grow_store(tmp_path_factory.mktemp("grown") / "data.zarr")
+
+
+@pytest.fixture(scope="session")
+def finished(grown) -> FinishedRun:
+    """A model tested on B2, its epoch chosen by A1 and its teachers A2 and B1."""
+    with small_networks():
+        return train_fold(grown, fold_of(grown), config=RUN_CONFIG)
+
+
+def weights_of(run) -> pd.Series:
+    """Flatten a run's weights, by name and place, to be compared whole."""
+    return pd.concat({name: pd.Series(w.ravel()) for name, w in run.weights.items()})

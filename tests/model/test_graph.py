@@ -1,0 +1,202 @@
+"""The graph beside one built slowly, pair by pair, from the definition of its edges."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from spahgc.errors import MismatchError
+from spahgc.model.graph import GraphConfig, build_graph, edges_of, tensors_of
+from spahgc.model.spots import SlideSpots, nearest_others
+from spahgc.schema import CLOSE, NEAR, REFER, REFERENCE, TARGET
+from spahgc.store.index import IndexRecord, Neighbors, ReferenceIndex
+
+
+class HeldSlides(dict):
+    """Slides at hand, for an index to read."""
+
+    path = "data.zarr"
+
+
+class HeldSlide:
+    def __init__(self, spots):
+        self.spots = spots
+
+    def read_embedding(self, _):
+        return self.spots.embedding_SD
+
+
+def draw_spots(name, n_spots, *, seed=0, n_pool=None, measured=True, near=6):
+    """Draw a slide; with ``n_pool``, looks, expression and places repeat."""
+    generator = np.random.default_rng([seed, *name.encode()])
+    rows = np.arange(n_spots) if n_pool is None else generator.integers(0, n_pool, n_spots)
+    centers_S2 = generator.integers(0, 9, (n_spots, 2))[rows] * 50.0
+    centers_S2[0] = (1e6, -1e6)  # far from all others
+    expression_SG = generator.gamma(1, size=(n_spots, 3)).astype(np.float32)[rows]
+    return SlideSpots(
+        name=name,
+        spot_names=tuple(f"{name}-{n}" for n in range(n_spots)),
+        embedding_SD=generator.normal(size=(n_spots, 5)).astype(np.float32)[rows],
+        centers_S2=centers_S2,
+        near_SQ=nearest_others(centers_S2, near),
+        expression_SG=expression_SG if measured else None,
+    )
+
+
+def find(target, references, k):
+    record = IndexRecord(embedding="tiny", fingerprint="f", slides=dict.fromkeys(references, "1"))
+    held = HeldSlides({name: HeldSlide(spots) for name, spots in references.items()})
+    return ReferenceIndex(held, record).search(
+        target.embedding_SD, k=k, among=references, asked_by=target.name
+    )
+
+
+def distance(first, second):
+    return math.dist([float(x) for x in first], [float(x) for x in second])
+
+
+def cosine(first, second):
+    first, second = [float(x) for x in first], [float(x) for x in second]
+    dot = sum(a * b for a, b in zip(first, second, strict=True))
+    return dot / math.hypot(*first) / math.hypot(*second)
+
+
+def naive_refer(target, references, k):
+    """List for each target its k most similar (slide, spot), the first of equals first."""
+    chosen = []
+    for own in target.embedding_SD:
+        ranked = sorted(
+            (-round(cosine(own, other), 6), name, spot)
+            for name, slide in references.items()
+            for spot, other in enumerate(slide.embedding_SD)
+        )
+        chosen.append([(name, spot) for _, name, spot in ranked[:k]])
+    return chosen
+
+
+def naive_nearest(points, n_nearest):
+    """List for each point the distances to its nearest others."""
+    return [
+        sorted(distance(point, other) for m, other in enumerate(points) if m != n)[:n_nearest]
+        for n, point in enumerate(points)
+    ]
+
+
+def received(graph, edge_type, n_receivers):
+    """List who sends to each receiver."""
+    senders = [[] for _ in range(n_receivers)]
+    for sender, receiver in graph[edge_type].edge_index.T.tolist():
+        senders[receiver].append(sender)
+    return senders
+
+
+def assert_nearest(senders, points, n_nearest):
+    for receiver, (own, expected) in enumerate(
+        zip(senders, naive_nearest(points, n_nearest), strict=True)
+    ):
+        assert receiver not in own
+        assert len(set(own)) == len(own)
+        found = [distance(points[receiver], points[sender]) for sender in own]
+        assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)  # as near, whichever of equals
+
+
+CASES = [
+    pytest.param(20, {"B": 15, "C": 9}, 7, None, id="all differ"),
+    pytest.param(20, {"B": 15, "C": 9}, 7, 4, id="looks and places repeat"),
+    pytest.param(3, {"B": 2, "C": 2}, 7, None, id="fewer spots than neighbours"),
+    pytest.param(1, {"B": 1}, 7, None, id="one spot each"),
+    pytest.param(9, {"B": 30}, 1, None, id="one reference a spot"),
+]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("n_targets", "sizes", "k", "n_pool"), CASES)
+def test_edges_are_those_of_the_definition(n_targets, sizes, k, n_pool, seed):
+    target = draw_spots("A", n_targets, seed=seed, n_pool=n_pool)
+    references = {n: draw_spots(n, size, seed=seed, n_pool=n_pool) for n, size in sizes.items()}
+    config = GraphConfig(n_refer=k)
+    graph = build_graph(target, find(target, references, k), references, config=config)
+    assert graph.validate(raise_on_error=True)
+
+    chosen = naive_refer(target, references, k)
+    nodes = sorted({pair for pairs in chosen for pair in pairs})
+    embedding = [references[name].embedding_SD[spot] for name, spot in nodes]
+    expression = [references[name].expression_SG[spot] for name, spot in nodes]
+    assert np.array_equal(graph[REFERENCE].x.numpy(), np.array(embedding))
+    assert np.array_equal(graph[REFERENCE].y.numpy(), np.array(expression))
+    assert np.array_equal(graph[TARGET].x.numpy(), target.embedding_SD)
+    assert np.array_equal(graph[TARGET].y.numpy(), target.expression_SG)
+
+    refer = received(graph, REFER, n_targets)
+    assert [[nodes[sender] for sender in senders] for senders in refer] == chosen
+    assert_nearest(received(graph, NEAR, n_targets), target.centers_S2, 6)
+    joint = [[*z, *y] for z, y in zip(embedding, expression, strict=True)]
+    assert_nearest(received(graph, CLOSE, len(nodes)), joint, config.n_close)
+
+
+@pytest.mark.parametrize(("n_targets", "sizes", "k", "n_pool"), CASES)
+def test_tables_and_edges_say_the_same(n_targets, sizes, k, n_pool):
+    target = draw_spots("A", n_targets, n_pool=n_pool)
+    references = {name: draw_spots(name, size, n_pool=n_pool) for name, size in sizes.items()}
+    graph = build_graph(
+        target, find(target, references, k), references, config=GraphConfig(n_refer=k)
+    )
+    for table, edge_type, width in [
+        (graph[TARGET].near, NEAR, 6),
+        (graph[TARGET].refer, REFER, k),
+        (graph[REFERENCE].close, CLOSE, 3),
+    ]:
+        assert table.dtype == torch.int64
+        assert table.shape[1] == width
+        senders = received(graph, edge_type, len(table))
+        assert [[s for s in row if s >= 0] for row in table.tolist()] == senders
+
+
+def test_a_reference_that_many_use_is_one_node():
+    target = draw_spots("A", 12)
+    references = {"B": draw_spots("B", 2), "C": draw_spots("C", 1)}
+    graph = build_graph(target, find(target, references, 7), references, config=GraphConfig())
+    assert graph[REFERENCE].num_nodes == 3
+    assert graph[REFER].num_edges == 12 * 3
+
+
+def test_slides_nobody_borrows_from_add_no_node():
+    target, near = draw_spots("A", 5), draw_spots("B", 9)
+    far = draw_spots("C", 9)
+    object.__setattr__(near, "embedding_SD", np.tile(target.embedding_SD, (2, 1))[:9])
+    object.__setattr__(far, "embedding_SD", -np.tile(target.embedding_SD.mean(axis=0), (9, 1)))
+    references = {"B": near, "C": far}
+    graph = build_graph(target, find(target, references, 1), references, config=GraphConfig())
+    assert np.array_equal(graph[REFERENCE].x.numpy(), near.embedding_SD[:5])
+
+
+def test_a_target_may_have_no_expression():
+    target, references = draw_spots("A", 5, measured=False), {"B": draw_spots("B", 9)}
+    graph = build_graph(target, find(target, references, 7), references, config=GraphConfig())
+    assert "y" not in graph[TARGET]
+    assert tensors_of(graph).target_TD.shape == (5, 5)
+
+
+def test_the_slide_itself_is_refused_as_a_reference():
+    target = draw_spots("A", 5)
+    references = {"A": target, "B": draw_spots("B", 9)}
+    with pytest.raises(MismatchError, match="slide A cannot be a reference of itself"):
+        build_graph(target, find(target, references, 7), references, config=GraphConfig())
+
+
+def test_a_graph_without_any_reference_is_refused():
+    target = draw_spots("A", 2)
+    nobody = Neighbors(
+        slides=(),
+        slide_SK=np.full((2, 7), -1),
+        spot_SK=np.full((2, 7), -1),
+        similarity_SK=np.full((2, 7), np.nan, np.float32),
+    )
+    with pytest.raises(MismatchError, match=r"no reference spot was found.*ingest more slides"):
+        build_graph(target, nobody, {}, config=GraphConfig())
+
+
+def test_edges_are_sorted_by_receiver_and_leave_out_what_is_missing():
+    table = torch.tensor([[2, -1], [-1, -1], [0, 1]])
+    assert edges_of(table).tolist() == [[2, 0, 1], [0, 2, 2]]

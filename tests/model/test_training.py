@@ -1,0 +1,314 @@
+import os
+import random
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch.trainer import setup
+
+from spahgc.model import runs, training
+from spahgc.model.expression import GenePanel
+from spahgc.model.graph import GraphConfig
+from spahgc.model.prediction import load_network, predict_spots
+from spahgc.model.runs import MODEL, RunConfig, train_fold
+from spahgc.model.spots import expression_of
+from spahgc.model.teaching import TeachingSet, gather_teaching
+from spahgc.model.training import TrainingConfig, mean_pcc, train_network
+from spahgc.store.index import open_index
+from spahgc.store.slide import StoredSlide
+from tests.model.conftest import (
+    EMBEDDING,
+    RUN_CONFIG,
+    draw_tissue,
+    fold_of,
+    grow_store,
+    weights_of,
+    with_counts,
+    without_gene,
+)
+
+
+@pytest.fixture(scope="module")
+def teaching(grown):
+    """A2 and B1 teach."""
+    index = open_index(grown, embedding=EMBEDDING)
+    return gather_teaching(
+        grown, index, fold_of(grown), panel_rule="heg:6", graph_config=GraphConfig()
+    )
+
+
+def train(teaching, *, advance=None, **config):
+    config = TrainingConfig(**{"max_epochs": 3, "learning_rate": 0.003, "seed": 1, **config})
+    return train_network(teaching, validation=["A1"], config=config, advance=advance)
+
+
+@pytest.fixture(scope="module")
+def trained(teaching):
+    return train(teaching)
+
+
+@pytest.fixture(scope="module")
+def long_trained(teaching):
+    """Long enough to grow worse again."""
+    return train(teaching, max_epochs=30, seed=2)
+
+
+def assert_same_training(first, second):
+    pd.testing.assert_series_equal(weights_of(first), weights_of(second), check_exact=True)
+    pd.testing.assert_frame_equal(first.curve, second.curve, check_exact=True)
+
+
+def score_on_a1(teaching, trained):
+    spots = teaching.read("A1")
+    network = load_network(trained.network, trained.weights)
+    return mean_pcc(expression_of(spots), predict_spots(network, teaching, spots))
+
+
+def test_the_same_seed_gives_the_same_weights_and_curve(teaching, trained):
+    torch.rand(7)  # whatever happened before
+    assert_same_training(train(teaching), trained)
+
+
+def test_another_seed_gives_other_weights(teaching, trained):
+    assert not weights_of(train(teaching, seed=2)).equals(weights_of(trained))
+
+
+def test_the_curve_has_a_row_for_each_epoch(trained):
+    assert list(trained.curve.columns) == [
+        "epoch",
+        "train_loss",
+        "validation_loss",
+        "validation_pcc",
+    ]
+    assert trained.curve["epoch"].tolist() == [1, 2, 3]
+    assert np.isfinite(trained.curve.to_numpy()).all()
+
+
+def test_training_makes_the_losses_small(long_trained):
+    curve = long_trained.curve
+    assert curve["train_loss"].iloc[-1] < 0.5 * curve["train_loss"].iloc[0]
+    assert curve["validation_loss"].min() < 0.5 * curve["validation_loss"].iloc[0]
+
+
+def test_the_kept_weights_are_those_of_the_best_epoch(teaching, long_trained):
+    curve = long_trained.curve
+    best = int(curve["epoch"][curve["validation_loss"].idxmin()])
+    assert long_trained.best_epoch == best
+    assert long_trained.validation_pcc == curve["validation_pcc"][best - 1]
+    assert score_on_a1(teaching, long_trained) == pytest.approx(long_trained.validation_pcc)
+    stopped_there = train(teaching, max_epochs=best, seed=2)
+    assert weights_of(stopped_there).equals(weights_of(long_trained))
+
+
+@pytest.mark.parametrize("patience", [1, 4])
+def test_training_stops_when_patience_ends(teaching, long_trained, patience):
+    losses = long_trained.curve["validation_loss"].tolist()
+    n_epochs, since_best = 0, 0
+    while since_best < patience:
+        n_epochs += 1
+        since_best = n_epochs - 1 - losses.index(min(losses[:n_epochs]))
+    assert n_epochs < 30
+    told = []
+    impatient = train(teaching, max_epochs=30, seed=2, patience=patience, advance=told.append)
+    pd.testing.assert_frame_equal(
+        impatient.curve, long_trained.curve.iloc[:n_epochs], check_exact=True
+    )
+    assert impatient.best_epoch == n_epochs - patience
+    assert told == [1] * n_epochs + [30 - n_epochs]
+
+
+def test_progress_is_told_for_every_epoch(teaching):
+    told = []
+    train(teaching, advance=told.append)
+    assert told == [1, 1, 1, 0]
+
+
+def test_nobody_elses_random_numbers_change(teaching):
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    train(teaching, max_epochs=1)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1][1])  # noqa: NPY002
+    assert random.getstate() == before[2]
+
+
+def test_training_says_and_leaves_nothing(teaching, tmp_path, monkeypatch, capfd, caplog):
+    monkeypatch.chdir(tmp_path)
+    # of many cores and an idle GPU Lightning would warn
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr(setup.CUDAAccelerator, "is_available", lambda: True)
+    train(teaching, max_epochs=1)
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+    assert caplog.text == ""
+
+
+def test_slides_come_in_a_new_order_each_epoch():
+    slides = training._Slides(range(50), shuffle_seed=3)
+    first, second = list(slides), list(slides)
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second
+    assert list(training._Slides(range(50), shuffle_seed=3)) == first
+    assert list(training._Slides(range(50))) == list(range(50))
+
+
+def second_encoder_after(teaching, monkeypatch, **config):
+    """Train, and tell how far the second encoder has moved from the first weights."""
+    kept = []
+    original = training.frozen_copy
+
+    def keep(network):
+        copy = original(network)
+        start = {name: value.clone() for name, value in copy.state_dict().items()}
+        kept.append((copy, start))
+        return copy
+
+    monkeypatch.setattr(training, "frozen_copy", keep)
+    trained = train(teaching, **config)
+    ((copy, start),) = kept
+    moved = max(float((v - start[name]).abs().max()) for name, v in copy.state_dict().items())
+    return trained, moved
+
+
+def test_the_second_encoder_stays_where_it_began(teaching, monkeypatch):
+    _, moved = second_encoder_after(teaching, monkeypatch)
+    assert moved == 0
+
+
+def test_a_moving_average_moves_the_second_encoder_and_so_the_weights(
+    teaching, trained, monkeypatch
+):
+    averaged, moved = second_encoder_after(teaching, monkeypatch, ema=0.5)
+    assert moved > 0
+    assert not weights_of(averaged).equals(weights_of(trained))
+
+
+def test_a_moving_average_that_keeps_all_of_itself_stays(teaching, trained, monkeypatch):
+    kept, moved = second_encoder_after(teaching, monkeypatch, ema=1.0)
+    assert moved == 0
+    assert_same_training(kept, trained)
+
+
+def test_a_gene_unknown_on_the_validation_slide_is_left_out_there(tmp_path):
+    slide = without_gene(draw_tissue("A1")[0], "G3")
+    cohort = grow_store(tmp_path / "data.zarr", A1=slide)
+    teaching = TeachingSet(
+        cohort=cohort,
+        index=open_index(cohort, embedding=EMBEDDING),
+        groups={name: name for name in cohort.slides},
+        train=("A2", "B1"),
+        panel=GenePanel(genes=("G1", "G3", "G8"), rule="all"),
+    )
+    trained = train(teaching)
+    assert np.isfinite(trained.curve.to_numpy()).all()
+    spots = teaching.read("A1")
+    network = load_network(trained.network, trained.weights)
+    predicted_SG = predict_spots(network, teaching, spots)
+    listed = mean_pcc(spots.expression_SG[:, [0, 2]], predicted_SG[:, [0, 2]])
+    assert trained.validation_pcc == pytest.approx(listed)
+
+
+def test_the_mean_correlation_leaves_out_what_has_none():
+    measured_TG = np.array([[0, 1, np.nan, 5], [1, 0, 2, 5], [2, 2, 3, 5]], np.float32)
+    predicted_TG = np.array([[1, 5, 0, 1], [2, 4, 0, 2], [3, 6, 0, 3]], np.float32)
+    assert mean_pcc(measured_TG, predicted_TG) == pytest.approx(1.0)  # of the first two
+    assert mean_pcc(measured_TG[:, 2:], predicted_TG[:, 2:]) == 0
+    assert mean_pcc(measured_TG[:, [2]], predicted_TG[:, [2]]) == 0
+
+
+def test_a_test_slides_expression_is_read_once_and_after_training(grown, monkeypatch):
+    seen = []
+    read_counts, train_as_ever = StoredSlide.read_counts, runs.train_network
+
+    def read(slide):
+        seen.append(slide.name)
+        return read_counts(slide)
+
+    def train_and_say(*args, **kwargs):
+        trained = train_as_ever(*args, **kwargs)
+        seen.append("trained")
+        return trained
+
+    monkeypatch.setattr(StoredSlide, "read_counts", read)
+    monkeypatch.setattr(runs, "train_network", train_and_say)
+    train_fold(grown, fold_of(grown), config=RUN_CONFIG)
+    assert seen.count("B2") == 1
+    assert seen[seen.index("trained") :] == ["trained", "B2"]
+
+
+def test_a_test_slides_numbers_leave_no_trace_in_the_model(tmp_path, finished):
+    slide = with_counts(draw_tissue("B2")[0], seed=1)
+    cohort = grow_store(tmp_path / "data.zarr", B2=slide)
+    other = train_fold(cohort, fold_of(cohort), config=RUN_CONFIG)
+    assert_same_training(other.run, finished.run)
+    assert other.run.record.panel == finished.run.record.panel
+    assert np.array_equal(other.predictions["B2"], finished.predictions["B2"])
+    assert not other.run.scores["pcc"].equals(finished.run.scores["pcc"])
+
+
+def test_a_training_slides_numbers_do(tmp_path, finished):
+    slide = with_counts(draw_tissue("B1")[0], seed=1)
+    cohort = grow_store(tmp_path / "data.zarr", B1=slide)
+    other = train_fold(cohort, fold_of(cohort), config=RUN_CONFIG)
+    assert not weights_of(other.run).equals(weights_of(finished.run))
+
+
+def test_a_run_records_what_it_was_made_of(grown, finished):
+    record = finished.run.record
+    assert record.train == {name: grown[name].entry.content for name in ("A2", "B1")}
+    assert (record.validation, record.test) == (("A1",), ("B2",))
+    assert record.panel == finished.teaching.panel.genes
+    assert record.panel_digest == finished.teaching.panel.digest
+    assert record.panel_rule == "heg:6"
+    assert record.encoder == {"encoder": "tiny", "patch_um": 112.0}
+    assert record.commit == grown.commit.number
+    assert record.network["embedding_size"] == 8
+    assert record.training["seed"] == 1
+    assert record.best_epoch == finished.run.curve["validation_loss"].idxmin() + 1
+    assert {"python", "torch", "lightning", "faiss-cpu", "spahgc"} <= set(record.versions)
+
+
+def test_scores_have_a_row_for_each_gene_of_the_test_slide(finished):
+    scores = finished.run.scores
+    assert scores["gene"].tolist() == list(finished.run.record.panel)
+    assert set(scores["fold"]) == set(scores["slide"]) == {"B2"}
+    assert set(scores["method"]) == {MODEL}
+    measured_SG, predicted_SG = finished.measured["B2"], finished.predictions["B2"]
+    first = np.corrcoef(measured_SG[:, 0], predicted_SG[:, 0])[0, 1]
+    assert scores["pcc"][0] == pytest.approx(first)
+
+
+def test_a_gene_unknown_on_the_test_slide_has_no_score(tmp_path):
+    slide = without_gene(draw_tissue("B2")[0], "G3")
+    cohort = grow_store(tmp_path / "data.zarr", B2=slide)
+    config = replace(RUN_CONFIG, panel_rule="all")
+    scores = train_fold(cohort, fold_of(cohort), config=config).run.scores.set_index("gene")
+    assert len(scores) == 12
+    assert scores.loc["G3", ["pcc", "rmse", "mae"]].isna().all()
+    assert scores["rmse"].drop("G3").notna().all()
+
+
+def test_a_test_slide_that_lists_no_gene_of_the_panel_has_no_scores(tmp_path):
+    slide = draw_tissue("B2")[0]
+    renamed = replace(slide, genes=slide.genes.set_axis([f"H{n}" for n in range(12)]))
+    cohort = grow_store(tmp_path / "data.zarr", B2=renamed)
+    scores = train_fold(cohort, fold_of(cohort), config=RUN_CONFIG).run.scores
+    assert len(scores) == 6
+    assert scores[["pcc", "rmse"]].isna().all(axis=None)
+
+
+def test_a_model_for_use_tests_nothing(grown):
+    fold = replace(fold_of(grown), test=())
+    finished = train_fold(grown, fold, config=RUN_CONFIG)
+    assert finished.run.scores is None
+    assert finished.predictions == {}
+    assert finished.run.record.test == ()
+
+
+def test_the_defaults_are_the_papers():
+    config = RunConfig()
+    assert config.graph == GraphConfig(n_refer=7, n_close=3)
+    assert (config.training.learning_rate, config.training.weight_decay) == (1e-4, 1e-4)
+    assert (config.training.target_mask, config.training.reference_mask) == (0.1, 0.9)
+    assert config.training.max_epochs == 200

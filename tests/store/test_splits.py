@@ -1,0 +1,161 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spahgc.errors import ProtocolError
+from spahgc.store.splits import SPLIT_RULES, make_fold, make_folds
+
+BY_PATIENT, BY_SLIDE = SPLIT_RULES
+THREE = {"C1": "C", "A1": "A", "A2": "A", "B1": "B", "B2": "B"}
+FOUR = {**THREE, "D1": "D", "D2": "D"}
+
+names = st.text("abcXYZ12", min_size=1, max_size=3)
+cohorts = st.dictionaries(names, st.one_of(st.none(), st.sampled_from("PQRST")), max_size=9)
+
+
+def folds_or_none(patients, rule):
+    try:
+        return make_folds(patients, rule=rule)
+    except ProtocolError:
+        return None
+
+
+@given(patients=cohorts, rule=st.sampled_from(SPLIT_RULES))
+def test_no_slide_is_in_two_parts_and_every_slide_is_tested_once(patients, rule):
+    folds = folds_or_none(patients, rule)
+    if folds is None:
+        return
+    for fold in folds:
+        parts = [*fold.train, *fold.validation, *fold.test]
+        assert sorted(parts) == sorted(patients)
+        assert fold.validation
+        assert len({fold.groups[slide] for slide in fold.train}) >= 2
+    assert sorted(slide for fold in folds for slide in fold.test) == sorted(patients)
+
+
+@given(patients=cohorts)
+def test_leaving_a_patient_out_leaves_all_of_its_slides_out(patients):
+    for fold in folds_or_none(patients, BY_PATIENT) or []:
+        judged = {patients[slide] or "unknown" for slide in fold.test}
+        assert len(judged) == 1
+        assert not judged & {patients[slide] or "unknown" for slide in fold.train}
+        assert not judged & {patients[slide] or "unknown" for slide in fold.validation}
+        assert fold.shared_patients == ()
+        assert fold.caveat is None
+
+
+@given(patients=cohorts)
+def test_enough_slides_of_enough_patients_can_always_be_judged(patients):
+    slides_of = {}
+    for slide, patient in patients.items():
+        slides_of.setdefault(patient, []).append(slide)
+    enough = len(slides_of) >= 4 or (
+        len(slides_of) == 3 and sum(len(slides) > 1 for slides in slides_of.values()) >= 2
+    )
+    assert (folds_or_none(patients, BY_PATIENT) is not None) == enough
+    assert (folds_or_none(patients, BY_SLIDE) is not None) == (len(patients) >= 4 or not patients)
+
+
+def test_leaving_slides_out_takes_each_slide_in_turn():
+    folds = make_folds(THREE, rule=BY_SLIDE)
+    assert [fold.name for fold in folds] == ["A1", "A2", "B1", "B2", "C1"]
+    assert [fold.validation for fold in folds] == [("A2",), ("B1",), ("B2",), ("C1",), ("A1",)]
+    assert folds[0].train == ("B1", "B2", "C1")
+    assert folds[0].groups == {slide: slide for slide in THREE}
+
+
+def test_a_fold_that_shares_a_patient_says_so():
+    first, *_, last = make_folds(THREE, rule=BY_SLIDE)
+    assert first.shared_patients == ("A",)
+    assert "one patient (A) on both sides" in first.caveat
+    assert last.test == ("C1",)
+    assert last.caveat is None
+
+
+def test_leaving_patients_out_chooses_the_checkpoint_on_a_whole_patient():
+    folds = make_folds(FOUR, rule=BY_PATIENT)
+    assert [fold.test for fold in folds] == [("A1", "A2"), ("B1", "B2"), ("C1",), ("D1", "D2")]
+    assert [fold.validation for fold in folds] == [
+        ("B1", "B2"),
+        ("C1",),
+        ("D1", "D2"),
+        ("A1", "A2"),
+    ]
+    assert folds[0].name == "A1+A2"
+    assert folds[0].groups == FOUR
+
+
+def test_with_two_patients_left_a_slide_that_can_be_spared_chooses_the_checkpoint():
+    fold = make_fold(THREE, test=["B1", "B2"], rule=BY_PATIENT)
+    assert fold.validation == ("A1",)  # C1 follows B2, but patient C has no other slide to teach
+    assert fold.train == ("A2", "C1")
+
+
+def test_slides_of_unknown_patients_count_as_one_patient():
+    patients = {**FOUR, "X1": None, "X2": None}
+    folds = make_folds(patients, rule=BY_PATIENT)
+    assert ("X1", "X2") in [fold.test for fold in folds]
+    fold = make_fold(patients, test=["X1"])
+    assert fold.shared_patients == ("unknown",)
+
+
+def test_one_patient_alone_is_refused_with_the_split_that_works():
+    patients = {f"A{n}": "A" for n in range(6)}
+    with pytest.raises(ProtocolError, match=r"one patient \(A\).*--split leave-one-slide-out"):
+        make_folds(patients, rule=BY_PATIENT)
+    assert len(make_folds(patients, rule=BY_SLIDE)) == 6
+
+
+def test_two_patients_are_refused_with_the_split_that_works():
+    patients = {"A1": "A", "A2": "A", "B1": "B", "B2": "B"}
+    with pytest.raises(ProtocolError, match="--split leave-one-slide-out"):
+        make_folds(patients, rule=BY_PATIENT)
+
+
+def test_no_slide_at_all_is_refused():
+    with pytest.raises(ProtocolError, match="none"):
+        make_folds({}, rule=BY_PATIENT)
+
+
+@pytest.mark.parametrize(
+    ("patients", "test", "message"),
+    [
+        pytest.param({"A1": "A", "B1": "B", "C1": "C"}, ["A1"], "3 usable slides.*4 are", id="3"),
+        pytest.param({"A1": "A"}, ["A1"], r"1 usable slide \(.*4 are needed: the test", id="1"),
+        pytest.param({"A1": "A", "B1": "B"}, [], "2 usable slides.*3 are needed: one", id="2"),
+    ],
+)
+def test_too_few_slides_are_refused_with_the_numbers(patients, test, message):
+    with pytest.raises(ProtocolError, match=message):
+        make_fold(patients, test=test)
+
+
+def test_without_a_test_all_but_the_validation_slide_teach():
+    fold = make_fold(THREE, test=[])
+    assert (fold.name, fold.test, fold.validation) == ("all", (), ("A1",))
+    assert fold.train == ("A2", "B1", "B2", "C1")
+    assert fold.caveat is None
+
+
+def test_validation_slides_may_be_named():
+    fold = make_fold(THREE, test=["A1"], validation=["B1", "C1"])
+    assert fold.validation == ("B1", "C1")
+    assert fold.train == ("A2", "B2")
+
+
+def test_a_test_slide_cannot_choose_the_checkpoint_too():
+    with pytest.raises(ProtocolError, match="A1 was asked for twice"):
+        make_fold(THREE, test=["A1"], validation=["A1"])
+
+
+def test_a_slide_nobody_knows_is_refused_with_those_there_are():
+    with pytest.raises(ProtocolError, match="no usable slide Z9; there are A1, A2, B1, B2, C1"):
+        make_fold(THREE, test=["Z9"])
+    with pytest.raises(ProtocolError, match="no usable slide Z9"):
+        make_fold(THREE, test=["A1"], validation=["Z9"])
+
+
+def test_one_slide_of_a_test_patient_keeps_the_others_from_teaching():
+    fold = make_fold(FOUR, test=["A1"], rule=BY_PATIENT)
+    assert "A2" not in (*fold.train, *fold.validation)
+    assert fold.caveat is None
