@@ -3,8 +3,9 @@
 import click
 
 from spahgc.commands.demo import demo
+from spahgc.commands.embed import embed
 from spahgc.commands.index import index
-from spahgc.commands.ingest import embed, ingest
+from spahgc.commands.ingest import ingest
 from spahgc.commands.model import evaluate, predict, train
 from spahgc.commands.screen import PlainErrors
 from spahgc.commands.store import store_group

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-Platform: TypeAlias = Literal["st", "visium", "image"]
+Platform: TypeAlias = Literal["st", "visium", "image", "h5ad", "hest"]
 
 TARGET: Final = "target"
 REFERENCE: Final = "reference"

@@ -2,11 +2,13 @@
 
 Dimension letters in this file:
 
-A array spots, S spots under tissue, G genes, H rows and W columns of the image
+A array spots, S spots under tissue, G genes, H rows and W columns of the image, R rows and
+C columns of bins
 """
 
 import gzip
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Final, Literal
 import h5py
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
@@ -65,6 +69,61 @@ class VisiumSlide:
 
     image: NDArray[np.uint8] | None = None
     """(H, W, 3) RGB at full resolution; None writes no picture at all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HdBins:
+    """One capture area of Visium HD in bins of one size. Letters: R rows, C columns, G genes."""
+
+    bin_um: int
+    """Width of a bin, in µm."""
+
+    counts: NDArray[np.uint32]
+    """(R, C, G) counts."""
+
+    in_tissue: NDArray[np.bool_]
+    """(R, C) which bins lie under tissue."""
+
+    centers: NDArray[np.float64]
+    """(R, C, 2) bin centers as x, y in full-resolution pixels."""
+
+    gene_ids: tuple[str, ...]
+    """G unique gene ids."""
+
+    gene_symbols: tuple[str, ...]
+    """G gene symbols."""
+
+    microns_per_pixel: float
+    """Pixel size of the full-resolution image, in µm."""
+
+
+def write_visium_hd(folder: Path, sizes: Iterable[HdBins]) -> None:
+    """Write ``outs/binned_outputs/square_…um`` for each size of bins, without pictures."""
+    for bins in sizes:
+        place = folder / "outs" / "binned_outputs" / f"square_{bins.bin_um:03d}um"
+        (place / "spatial").mkdir(parents=True, exist_ok=True)
+        rows, columns = np.indices(bins.in_tissue.shape).reshape(2, -1)
+        places = zip(rows, columns, strict=True)
+        barcodes = np.array([f"s_{bins.bin_um:03d}um_{r:05d}_{c:05d}-1" for r, c in places])
+        in_tissue = bins.in_tissue.ravel()
+        counts_GS = csc_matrix(bins.counts.reshape(len(rows), -1)[in_tissue].T)
+        _write_h5(place, counts_GS, barcodes[in_tissue], bins)
+        table = {
+            "barcode": barcodes,
+            "in_tissue": in_tissue.astype(np.int64),
+            "array_row": rows,
+            "array_col": columns,
+            "pxl_row_in_fullres": bins.centers[..., 1].ravel(),
+            "pxl_col_in_fullres": bins.centers[..., 0].ravel(),
+        }
+        pq.write_table(pa.table(table), place / "spatial" / "tissue_positions.parquet")
+        factors = {
+            "spot_diameter_fullres": bins.bin_um / bins.microns_per_pixel,
+            "bin_size_um": float(bins.bin_um),
+            "microns_per_pixel": bins.microns_per_pixel,
+        }
+        path = place / "spatial" / "scalefactors_json.json"
+        path.write_text(json.dumps(factors), encoding="utf-8")
 
 
 def write_visium(
@@ -129,7 +188,7 @@ def write_pyramid(path: Path, image_HW3: NDArray[np.uint8], microns_per_pixel: f
 
 
 def _write_h5(
-    outs: Path, counts_GS: csc_matrix, barcodes_S: NDArray[np.str_], slide: VisiumSlide
+    outs: Path, counts_GS: csc_matrix, barcodes_S: NDArray[np.str_], slide: VisiumSlide | HdBins
 ) -> None:
     n_genes = len(slide.gene_ids)
     with h5py.File(outs / "filtered_feature_bc_matrix.h5", "w") as file:

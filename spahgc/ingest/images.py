@@ -8,35 +8,44 @@ pixel asked for.
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from math import ceil, floor, isfinite
+from math import isfinite
 from pathlib import Path
-from typing import Final, NamedTuple, Self, TypeAlias
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 import openslide
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from spahgc.errors import ImageError
+from spahgc.ingest.boxes import (
+    Box,
+    Region,
+    Size,
+    downsample,
+    moved,
+    region_around,
+    share_outside,
+    size_of,
+)
+from spahgc.ingest.decoding import (
+    opened,
+    orientation_remarks,
+    over_white,
+    refuse_undecodable,
+    shrink,
+)
+from spahgc.ingest.pixel_size import plausible_microns_per_pixel
+from spahgc.ingest.tiff import is_tiff, read_ome_pixel_size
 from spahgc.schema import SlideImageFile, Thumbnail
-
-Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
-Region: TypeAlias = tuple[int, int, int, int]  # the same, whole pixels
-Size: TypeAlias = tuple[int, int]  # width, height
 
 MAX_DECODED_PIXELS: Final = 400_000_000
 """Largest plain image that is decoded, in pixels; Pillow needs 4 bytes for each."""
 
-PLAUSIBLE_MICRONS_PER_PIXEL: Final = (0.05, 20.0)
-"""A file that states less or more states a printer's dpi or a program's default."""
-
-_PLAIN_FORMATS: Final = ("JPEG", "PNG", "TIFF")
-_EIGHT_BIT_MODES: Final = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _WHITE: Final = (255, 255, 255)
 _BAND_PIXELS: Final = 1 << 24  # of a level, read at once for a thumbnail: 64 MB
-_pillow_limit = threading.Lock()
 
 
 class Square(NamedTuple):
@@ -53,16 +62,24 @@ class SlideImage(ABC):
     """An open slide image; use it in a ``with`` block.
 
     Several threads may read one image. Only the header is read before the first square or
-    thumbnail. Transparent parts are shown over white.
+    thumbnail. Transparent parts are shown over white. Pixels lie as the file stores them;
+    ``remarks`` has a line for a person where the file asks for something else.
     """
 
     def __init__(
-        self, path: Path, *, size: Size, reader: str, microns_per_pixel: float | None
+        self,
+        path: Path,
+        *,
+        size: Size,
+        reader: str,
+        microns_per_pixel: float | None,
+        remarks: tuple[str, ...] = (),
     ) -> None:
         self.path = path
         self.size = size
         self.reader = reader
         self.microns_per_pixel = microns_per_pixel
+        self.remarks = remarks
 
     @property
     def file(self) -> SlideImageFile:
@@ -96,7 +113,7 @@ class SlideImage(ABC):
         box = (x - half, y - half, x + half, y + half)
         with _as_image_errors(self.path):
             pixels = np.array(self._resampled(box, (out_px, out_px)))
-        return Square(pixels, _share_outside(box, self.size))
+        return Square(pixels, share_outside(box, self.size))
 
     def thumbnail(self, longest_px: int) -> Thumbnail:
         """Shrink the whole image until its longer side has at most ``longest_px`` pixels."""
@@ -136,24 +153,28 @@ def open_image(path: Path) -> SlideImage:
         found = "is a folder" if path.is_dir() else "does not exist"
         raise ImageError(f"{path} {found}, expected an image file")
     with _as_image_errors(path):
-        if openslide.OpenSlide.detect_format(path) is not None:
-            return _PyramidImage(path)
-        return _PlainImage(path)
+        vendor = openslide.OpenSlide.detect_format(path)
+        # What a scanner's maker wrote keeps its own rules.
+        is_plain_tiff = vendor in (None, "generic-tiff") and is_tiff(path)
+        stated = read_ome_pixel_size(path) if is_plain_tiff else None
+        if vendor is not None:
+            return _PyramidImage(path, stated)
+        return _PlainImage(path, stated)
 
 
 class _PyramidImage(SlideImage):
     """An image that OpenSlide reads piece by piece, from the level that suits."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stated: tuple[float, float] | None) -> None:
         self._slide = openslide.OpenSlide(path)
         super().__init__(
             path,
             size=self._slide.dimensions,
             reader="openslide",
-            microns_per_pixel=_stated_microns_per_pixel(self._slide.properties),
+            microns_per_pixel=plausible_microns_per_pixel(stated or _sides_of_pixel(self._slide)),
         )
         self._level_sizes = self._slide.level_dimensions
-        self._downsamples = [_downsample(self.size, size) for size in self._level_sizes]
+        self._downsamples = [downsample(self.size, size) for size in self._level_sizes]
 
     def close(self) -> None:
         self._slide.close()
@@ -164,9 +185,9 @@ class _PyramidImage(SlideImage):
         across, down = self._downsamples[level]
         box = (box[0] / across, box[1] / down, box[2] / across, box[3] / down)
         ends = (self.size[0] / across, self.size[1] / down)
-        region = _region_around(box, size, self._level_sizes[level], ends)
+        region = region_around(box, size, self._level_sizes[level], ends)
         pixels, origin = self._read_region(region, level)
-        left, top, right, bottom = _moved(box, origin)
+        left, top, right, bottom = moved(box, origin)
         # A level may lack the last part of a pixel that the full image has.
         box = (left, top, min(right, pixels.width), min(bottom, pixels.height))
         return pixels.resize(size, Image.Resampling.BICUBIC, box=box)
@@ -181,7 +202,7 @@ class _PyramidImage(SlideImage):
         # can be, and keep the fraction that is left.
         downsample = self._slide.level_downsamples[level]
         corner = round(region[0] * downsample), round(region[1] * downsample)
-        seen = self._slide.read_region(corner, level, _size_of(region))
+        seen = self._slide.read_region(corner, level, size_of(region, at_most=MAX_DECODED_PIXELS))
         pixels = Image.new("RGB", seen.size, _WHITE)
         pixels.paste(seen, mask=seen.getchannel("A"))
         return pixels, (corner[0] / downsample, corner[1] / downsample)
@@ -206,10 +227,16 @@ class _PyramidImage(SlideImage):
 class _PlainImage(SlideImage):
     """An image that Pillow decodes whole, once, when its first pixel is asked for."""
 
-    def __init__(self, path: Path) -> None:
-        with _opened(path) as image:
-            _refuse_undecodable(path, image)
-            super().__init__(path, size=image.size, reader="pillow", microns_per_pixel=None)
+    def __init__(self, path: Path, stated: tuple[float, float] | None) -> None:
+        with opened(path) as image:
+            refuse_undecodable(path, image, at_most=MAX_DECODED_PIXELS)
+            super().__init__(
+                path,
+                size=image.size,
+                reader="pillow",
+                microns_per_pixel=plausible_microns_per_pixel(stated),
+                remarks=orientation_remarks(path, image),
+            )
         self._pixels: Image.Image | None = None
         self._decoding = threading.Lock()
 
@@ -218,131 +245,37 @@ class _PlainImage(SlideImage):
 
     def _resampled(self, box: Box, size: Size) -> Image.Image:
         pixels = self._decoded()
-        region = _region_around(box, size, self.size, self.size)
-        if _share_outside(region, self.size) > 0:
-            padded = Image.new("RGB", _size_of(region), _WHITE)
+        region = region_around(box, size, self.size, self.size)
+        if share_outside(region, self.size) > 0:
+            padded = Image.new("RGB", size_of(region, at_most=MAX_DECODED_PIXELS), _WHITE)
             padded.paste(pixels, (-region[0], -region[1]))
-            pixels, box = padded, _moved(box, region)
+            pixels, box = padded, moved(box, region)
         return pixels.resize(size, Image.Resampling.BICUBIC, box=box)
 
     def _decoded(self) -> Image.Image:
         with self._decoding:
             if self._pixels is None:
-                with _opened(self.path) as image:
-                    self._pixels = _over_white(image)
+                with opened(self.path) as image:
+                    self._pixels = over_white(image)
             return self._pixels
 
     def _shrunk(self, size: Size) -> NDArray[np.uint8]:
         if self._pixels is not None:
-            return _shrink(self._pixels, size)
-        with _opened(self.path) as image:
+            return shrink(self._pixels, size)
+        with opened(self.path) as image:
             # A JPEG decodes straight to a half, a quarter or an eighth of its size.
             draft = image.draft(None, size)
             if draft is not None:
-                return _shrink(_over_white(image), size, draft[1])
-        return _shrink(self._decoded(), size)
+                return shrink(over_white(image), size, draft[1])
+        return shrink(self._decoded(), size)
 
 
-def _stated_microns_per_pixel(properties: Mapping[str, str]) -> float | None:
+def _sides_of_pixel(slide: openslide.OpenSlide) -> tuple[float, float] | None:
     try:
-        across = float(properties[openslide.PROPERTY_NAME_MPP_X])
-        down = float(properties[openslide.PROPERTY_NAME_MPP_Y])
+        across = float(slide.properties[openslide.PROPERTY_NAME_MPP_X])
+        return across, float(slide.properties[openslide.PROPERTY_NAME_MPP_Y])
     except (KeyError, ValueError):
         return None
-    smallest, largest = PLAUSIBLE_MICRONS_PER_PIXEL
-    is_square = abs(across - down) <= 0.02 * abs(across)
-    is_plausible = smallest <= across <= largest
-    return (across + down) / 2 if is_square and is_plausible else None
-
-
-def _downsample(full: Size, level: Size) -> tuple[float, float]:
-    # Levels drop or complete the last odd pixels, so the ratio of the sizes is slightly off:
-    # take the whole number behind it where there is one.
-    across, down = full[0] / level[0], full[1] / level[1]
-    whole = round((across + down) / 2)
-    is_whole = all(abs(n / whole - m) < 1 for n, m in zip(full, level, strict=True))
-    return (whole, whole) if is_whole else (across, down)
-
-
-def _region_around(box: Box, size: Size, image_size: Size, ends: tuple[float, float]) -> Region:
-    # With a margin for the filter, but beyond an edge of the image only where the box is too:
-    # a square that lies inside must not pick up white. A level's `ends` may lie a part of a
-    # pixel beyond its `image_size`.
-    support_x = 2 * max((box[2] - box[0]) / size[0], 1) + 1
-    support_y = 2 * max((box[3] - box[1]) / size[1], 1) + 1
-    width, height = image_size
-    left, top = floor(box[0] - support_x), floor(box[1] - support_y)
-    right, bottom = ceil(box[2] + support_x), ceil(box[3] + support_y)
-    return (
-        max(left, 0) if box[0] >= 0 else left,
-        max(top, 0) if box[1] >= 0 else top,
-        min(right, width) if box[2] <= ends[0] else right,
-        min(bottom, height) if box[3] <= ends[1] else bottom,
-    )
-
-
-def _size_of(region: Region) -> Size:
-    width, height = region[2] - region[0], region[3] - region[1]
-    if width * height > MAX_DECODED_PIXELS:
-        raise ValueError(f"{width} x {height} px at once, at most {MAX_DECODED_PIXELS:,} px")
-    return width, height
-
-
-def _moved(box: Box, origin: tuple[float, ...]) -> Box:
-    x, y = origin[:2]
-    return box[0] - x, box[1] - y, box[2] - x, box[3] - y
-
-
-def _share_outside(box: Box, size: Size) -> float:
-    width = max(0.0, min(box[2], size[0]) - max(box[0], 0.0))
-    height = max(0.0, min(box[3], size[1]) - max(box[1], 0.0))
-    return max(0.0, 1 - width * height / ((box[2] - box[0]) * (box[3] - box[1])))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    # Pillow's guard against decompression bombs is one number for the whole process: it is
-    # lifted only while the header is read, and `_refuse_undecodable` sets our own limit.
-    with _pillow_limit:
-        usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            image = Image.open(path, formats=_PLAIN_FORMATS)
-        finally:
-            Image.MAX_IMAGE_PIXELS = usual
-    with image:
-        yield image
-
-
-def _refuse_undecodable(path: Path, image: ImageFile.ImageFile) -> None:
-    width, height = image.size
-    if width * height > MAX_DECODED_PIXELS:
-        raise ImageError(
-            f"{path}: {width} x {height} px is too large to decode, expected at most "
-            f"{MAX_DECODED_PIXELS:,} px; convert it once, "
-            f"`vips tiffsave {path.name} {path.stem}.tif --tile --pyramid`, and give the result"
-        )
-    is_wide = image.mode.startswith("I;16") or any(";16" in str(tile.args) for tile in image.tile)
-    if is_wide or image.mode not in _EIGHT_BIT_MODES:
-        raise ImageError(
-            f"{path}: pixels are {image.mode}{' of 16 bits' if is_wide else ''}, "
-            "expected 8 bits per channel; convert it to 8 bits first"
-        )
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        if image.mode != "RGB":
-            return image.convert("RGB")
-        image.load()
-        return image
-    clear = image.convert("RGBA")
-    pixels = Image.new("RGB", clear.size, _WHITE)
-    pixels.paste(clear, mask=clear.getchannel("A"))
-    return pixels
-
-
-def _shrink(pixels: Image.Image, size: Size, box: Box | None = None) -> NDArray[np.uint8]:
-    return np.array(pixels.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0))
 
 
 @contextmanager

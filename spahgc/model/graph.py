@@ -64,14 +64,14 @@ def build_graph(
     Raises
     ------
     MismatchError
-        If the target's own slide is among the references, or no reference was found.
+        If the target's own slide is among the references, its embeddings are not one per spot,
+        or no reference was found.
 
     References
     ----------
     arXiv 2603.22821, graph construction.
     """
-    if target.name in references:
-        raise MismatchError(f"slide {target.name} cannot be a reference of itself")
+    _check_target(target, references)
     nodes = _reference_nodes(neighbors, references)
     joint_RJ = np.hstack([nodes.embedding_RD, nodes.expression_RG])
     graph = HeteroData()
@@ -105,6 +105,16 @@ def edges_of(table_VP: Tensor) -> Tensor:
     """
     receiver_E, place_E = torch.nonzero(table_VP >= 0, as_tuple=True)
     return torch.stack([table_VP[receiver_E, place_E], receiver_E])
+
+
+def _check_target(target: SlideSpots, references: Mapping[str, SlideSpots]) -> None:
+    if target.name in references:
+        raise MismatchError(f"slide {target.name} cannot be a reference of itself")
+    if len(target.embedding_SD) != len(target.near_SQ):
+        raise MismatchError(
+            f"slide {target.name} has {len(target.embedding_SD)} embeddings for "
+            f"{len(target.near_SQ)} spots, expected one each; embed it again"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

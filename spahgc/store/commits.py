@@ -61,6 +61,12 @@ class SlideEntry:
     image: str | None
     """Where the full-resolution image was at ingest."""
 
+    counts_digest: str | None = None
+    """Digest of the raw counts alone; None for an image without expression."""
+
+    image_digest: str | None = None
+    """sha256 of the image file."""
+
     encoders: Mapping[str, str] = field(default_factory=dict)
     """Digest of each embedding's encoder fingerprint, by the embedding's name."""
 

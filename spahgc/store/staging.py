@@ -30,7 +30,7 @@ from spahgc.store.commits import Commit, SlideEntry, Store
 from spahgc.store.durable import sync_folder, sync_tree
 from spahgc.store.manifest import Manifest
 from spahgc.store.slide import StoredSlide, digest_names
-from spahgc.store.table import digest_slide, write_table
+from spahgc.store.table import digest_counts, digest_image, digest_slide, write_table
 
 CHUNK_ROWS = 256
 SHARD_ROWS = 4096
@@ -93,6 +93,28 @@ def add_slide(
     # readers that know nothing of commits must not take the old version for the new one
     (store.path / found.group / layout.ROOT_DOCUMENT).unlink(missing_ok=True)
     return "replaced"
+
+
+def find_twins(head: Commit, slide: Slide) -> list[tuple[str, str]]:
+    """List stored slides of other names with the same image or the same counts.
+
+    Returns
+    -------
+    list[tuple[str, str]]
+        Name of the stored slide, and ``image`` or ``counts``.
+    """
+    counts = digest_counts(slide)
+    image = None if slide.image is None else digest_image(slide.image.path)
+    others = {name: entry for name, entry in head.slides.items() if name != slide.name}
+    return [
+        (name, what)
+        for name, entry in others.items()
+        for what, mine, its in (
+            ("image", image, entry.image_digest),
+            ("counts", counts, entry.counts_digest),
+        )
+        if mine is not None and mine == its
+    ]
 
 
 class EmbeddingDraft:
@@ -321,6 +343,8 @@ def _describe(slide: Slide, group: str, manifest: str, content: str) -> SlideEnt
         n_genes=len(slide.genes),
         microns_per_pixel=slide.microns_per_pixel,
         image=None if slide.image is None else str(slide.image.path.absolute()),
+        counts_digest=digest_counts(slide),
+        image_digest=None if slide.image is None else digest_image(slide.image.path),
     )
 
 

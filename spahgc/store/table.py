@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from hashlib import sha256
+from functools import lru_cache
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,8 @@ def write_table(slide: Slide, folder: Path, *, made_by: str) -> dict[str, Any]:
 
 def digest_slide(slide: Slide) -> str:
     """Digest what was read from a slide's files, so that the same input is known again."""
-    digest = sha256()
-    for array in (slide.counts.data, slide.counts.indices, slide.counts.indptr, slide.centers):
-        digest.update(np.ascontiguousarray(array).tobytes())
+    digest = sha256((digest_counts(slide) or "").encode())
+    digest.update(np.ascontiguousarray(slide.centers).tobytes())
     for frame in (slide.spots, slide.genes):
         digest.update(frame.to_csv().encode())
     facts = {key: fact for key, fact in _facts(slide).items() if key != "image"}
@@ -65,6 +65,28 @@ def digest_slide(slide: Slide) -> str:
     if slide.image is not None:
         digest.update(repr(slide.image.size).encode())
     return digest.hexdigest()
+
+
+def digest_counts(slide: Slide) -> str | None:
+    """Digest the raw counts of a slide, None where nothing was measured."""
+    if not len(slide.genes):
+        return None
+    digest = sha256(repr(slide.counts.shape).encode())
+    for part in (slide.counts.data, slide.counts.indices, slide.counts.indptr):
+        digest.update(np.ascontiguousarray(part, dtype=np.int64).data)
+    return digest.hexdigest()
+
+
+def digest_image(path: Path) -> str:
+    """Digest an image file: its sha256, read once as long as the file stays as it is."""
+    status = path.stat()
+    return _digest_file(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest_file(path: Path, _size: int, _changed: int) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def _write_counts(group: zarr.Group, counts: csr_matrix) -> None:
@@ -139,14 +161,10 @@ def _record(slide: Slide, made_by: str) -> dict[str, Any]:
 
 
 def _identify(path: Path) -> dict[str, Any]:
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
     return {
         "path": str(path.absolute()),
         "bytes": path.stat().st_size,
-        "sha256": digest.hexdigest(),
+        "sha256": digest_image(path),
     }
 
 

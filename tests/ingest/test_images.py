@@ -327,6 +327,123 @@ def test_more_than_eight_bits_is_refused(tmp_path, pixels):
         open_image(tmp_path / "deep.tif")
 
 
+@pytest.mark.parametrize("layout", ["tiled", "striped"])
+@pytest.mark.parametrize("top", [4095, 65535], ids=["12 of 16 bits", "16 bits"])
+def test_sixteen_bits_are_refused_however_they_are_laid_out(tmp_path, layout, top):
+    pixels = (ramp().astype(np.uint16) * (top // 255)).astype(np.uint16)
+    how = {"tile": (64, 64)} if layout == "tiled" else {"rowsperstrip": 64}
+    tifffile.imwrite(tmp_path / "deep.tif", pixels, photometric="rgb", **how)
+    with pytest.raises(ImageError, match=r"deep\.tif: pixels are .*16 bits.*expected 8 bits"):
+        open_image(tmp_path / "deep.tif")
+
+
+TIFFS = {
+    "striped": {"rowsperstrip": 64},
+    "striped BigTIFF": {"rowsperstrip": 64, "bigtiff": True},
+    "tiled BigTIFF": {"tile": (64, 64), "bigtiff": True},
+    "striped deflate": {"rowsperstrip": 64, "compression": "zlib"},
+    "tiled deflate": {"tile": (64, 64), "compression": "zlib"},
+    "striped planes": {"planarconfig": "separate"},
+    "tiled planes": {"tile": (64, 64), "planarconfig": "separate"},
+    "striped OME": {"rowsperstrip": 64, "ome": True, "metadata": {"axes": "YXS"}},
+    "tiled OME": {"tile": (64, 64), "ome": True, "metadata": {"axes": "YXS"}},
+    "big-endian": {"rowsperstrip": 64, "byteorder": ">"},
+    "several pages": {"rowsperstrip": 64},
+}
+
+
+@pytest.mark.parametrize("kind", TIFFS)
+def test_every_layout_of_a_tiff_shows_the_same_pixels(tmp_path, kind):
+    pixels = np.moveaxis(ramp(), -1, 0) if kind.endswith("planes") else ramp()
+    pixels = np.stack([pixels, 255 - pixels]) if kind == "several pages" else pixels
+    path = tmp_path / ("a.ome.tif" if kind.endswith("OME") else "a.tif")
+    tifffile.imwrite(path, pixels, photometric="rgb", **TIFFS[kind])
+    with open_image(path) as image:
+        assert image.size == (WIDTH, HEIGHT)
+        square = image.read_square((500, 400), side_px=64, out_px=64)
+        expected = expected_square((500, 400), side_px=64, out_px=64)
+        assert np.abs(square.pixels - expected).max() < 3
+
+
+def test_levels_in_sub_ifds_of_an_ome_tiff_do_no_harm(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", bigtiff=True) as tiff:
+        tiff.write(ramp(), tile=(64, 64), photometric="rgb", subifds=1, metadata={"axes": "YXS"})
+        tiff.write(ramp()[::2, ::2], tile=(64, 64), photometric="rgb", subfiletype=1)
+    with open_image(tmp_path / "a.ome.tif") as image:
+        assert image.size == (WIDTH, HEIGHT)
+        assert image.read_square((500, 400), side_px=64, out_px=64).padded_fraction == 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ({"PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25}, 0.25),
+        ({"PhysicalSizeX": 250, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.25}, 0.25),
+        ({"PhysicalSizeX": 0.25, "PhysicalSizeY": 0.5}, None),
+        ({"PhysicalSizeX": 1.0, "PhysicalSizeXUnit": "pixel", "PhysicalSizeY": 1.0}, None),
+        ({"PhysicalSizeX": 0.25}, None),
+        ({}, None),
+    ],
+    ids=["µm", "nm", "not square", "other unit", "one side", "none"],
+)
+def test_ome_xml_states_the_pixel_size(tmp_path, sizes, expected):
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, ramp(), photometric="rgb", ome=True, metadata={"axes": "YXS", **sizes})
+    with open_image(path) as image:
+        assert image.microns_per_pixel == (expected and pytest.approx(expected))
+
+
+@pytest.mark.parametrize(
+    "how", [{"tile": (64, 64)}, {"rowsperstrip": 64}], ids=["tiled", "striped"]
+)
+def test_channels_in_pictures_of_their_own_are_refused(tmp_path, how):
+    tifffile.imwrite(
+        tmp_path / "channels.ome.tif",
+        np.moveaxis(ramp(), -1, 0),
+        photometric="minisblack",
+        ome=True,
+        metadata={"axes": "CYX"},
+        **how,
+    )
+    with pytest.raises(ImageError, match=r"its 3 channels are separate grey pictures.*bfconvert"):
+        open_image(tmp_path / "channels.ome.tif")
+
+
+@pytest.mark.parametrize("tag", [3, 6])
+@pytest.mark.parametrize(
+    "how", [{"tile": (64, 64)}, {"rowsperstrip": 64}], ids=["tiled", "striped"]
+)
+def test_tiff_that_asks_to_be_turned_is_refused(tmp_path, how, tag):
+    tifffile.imwrite(
+        tmp_path / "a.tif", ramp(), photometric="rgb", extratags=[(274, 3, 1, tag, True)], **how
+    )
+    with pytest.raises(ImageError, match=rf"orientation tag is {tag}, .*vips autorot"):
+        open_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_jpeg_and_png_are_taken_as_stored_whatever_exif_asks(tmp_path, ending):
+    picture = Image.fromarray(ramp())
+    exif = picture.getexif()
+    for tag, n_remarks in ((1, 0), (6, 1)):
+        exif[274] = tag
+        picture.save(tmp_path / f"a.{ending}", exif=exif)
+        with open_image(tmp_path / f"a.{ending}") as image:
+            assert image.size == (WIDTH, HEIGHT)
+            assert len(image.remarks) == n_remarks
+            assert all(f"a.{ending} asks to be shown turned" in text for text in image.remarks)
+            square = image.read_square((700, 300), side_px=64, out_px=64)
+            assert abs(int(square.pixels[32, 32, 0]) - 700 / WIDTH * 250) < 5
+
+
+@pytest.mark.parametrize("length", [4, 9, 30, 200], ids=str)
+def test_tiff_cut_short_in_its_header_is_an_image_error(tmp_path, length):
+    path = write_pyramid(tmp_path / "ramp.tif")
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ImageError, match=r"ramp\.tif"):
+        open_image(path)
+
+
 @pytest.mark.parametrize(
     ("pixels_per_cm", "expected"),
     [((20_000, 20_000), 0.5), ((10, 10), None), ((20_000, 10_000), None)],

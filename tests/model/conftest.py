@@ -1,5 +1,6 @@
 """A small store whose embeddings say something about expression, and a run trained on it."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -93,18 +94,23 @@ def with_counts(slide: Slide, *, seed: int) -> Slide:
 
 
 def grow_store(
-    path: Path,
-    *,
-    index: bool = True,
-    fingerprint: dict[str, object] | None = None,
-    **changed: Slide,
+    path: Path, *, index: bool = True, fingerprint: dict[str, object] | None = None
 ) -> Cohort:
-    """Make a store of four embedded slides of two patients; ``changed`` slides take a place."""
+    """Make a store of four embedded slides of two patients."""
     store = create_store(path)
     for name in SPOTS:
-        slide, embedding_SD = draw_tissue(name)
-        put_slide(store, changed.get(name, slide), embedding_SD, fingerprint=fingerprint)
+        put_slide(store, *draw_tissue(name), fingerprint=fingerprint)
     if index:
+        build_index(open_cohort(path), embedding=EMBEDDING)
+    return open_cohort(path)
+
+
+def copy_store(grown: Cohort, path: Path, *changed: Slide) -> Cohort:
+    """Copy a store, put ``changed`` slides in their namesakes' places, and index it again."""
+    shutil.copytree(grown.path, path)
+    for slide in changed:
+        put_slide(open_cohort(path).store, slide, draw_tissue(slide.name)[1])
+    if changed:
         build_index(open_cohort(path), embedding=EMBEDDING)
     return open_cohort(path)
 

@@ -1,4 +1,3 @@
-import shutil
 from dataclasses import replace
 
 import anndata
@@ -19,6 +18,7 @@ from spahgc.store.runs import fresh_folder, read_run, write_run
 from tests.model.conftest import (
     EMBEDDING,
     FINGERPRINT,
+    copy_store,
     draw_tissue,
     grow_store,
     put_slide,
@@ -43,8 +43,7 @@ def predictor(run, grown):
 @pytest.fixture
 def store(grown, tmp_path):
     """A copy of the store, to be changed."""
-    shutil.copytree(grown.path, tmp_path / "copy.zarr")
-    return open_cohort(tmp_path / "copy.zarr").store
+    return copy_store(grown, tmp_path / "copy.zarr").store
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +125,16 @@ def test_embeddings_may_be_read_only_or_of_double_precision(predictor, table):
         assert np.array_equal(predict_new(predictor, slide, given).X, table.X)
 
 
-@pytest.mark.parametrize("shape", [(32, 8), (33, 9)], ids=["spots", "size"])
-def test_embeddings_that_do_not_fit_are_refused(predictor, shape):
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        pytest.param((32, 8), r"B2 \(new image\) has 32 embeddings for 33 spots", id="rows"),
+        pytest.param((33, 9), "vectors of 9 numbers, slide A2 of 8", id="columns"),
+    ],
+)
+def test_embeddings_that_do_not_fit_are_refused(predictor, shape, message):
     slide, _ = draw_tissue("B2")
-    with pytest.raises(MismatchError, match=r"expected 32 rows|vectors of 9 numbers"):
+    with pytest.raises(MismatchError, match=message):
         predict_new(predictor, slide, np.ones(shape, np.float32))
 
 

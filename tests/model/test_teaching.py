@@ -10,9 +10,9 @@ from spahgc.store.splits import Fold
 from tests.model.conftest import (
     EMBEDDING,
     PATIENTS,
+    copy_store,
     draw_tissue,
     fold_of,
-    grow_store,
     with_counts,
     without_gene,
 )
@@ -52,7 +52,7 @@ def assert_same(first, second):
 @pytest.mark.parametrize("rule", ["hvg:5", "heg:5"])
 def test_a_test_slides_counts_change_neither_panel_nor_graphs(tmp_path, grown, rule):
     slide = with_counts(draw_tissue("B2")[0], seed=1)
-    other = grow_store(tmp_path / "data.zarr", B2=slide)
+    other = copy_store(grown, tmp_path / "data.zarr", slide)
     before, after = (gather(cohort, fold_of(cohort), rule) for cohort in (grown, other))
     assert after.panel == before.panel
     for name in before.train:
@@ -66,7 +66,7 @@ def test_a_test_slides_counts_change_neither_panel_nor_graphs(tmp_path, grown, r
 
 def test_a_training_slides_counts_change_the_panel(tmp_path, grown):
     slide = with_counts(draw_tissue("B1")[0], seed=1)
-    other = grow_store(tmp_path / "data.zarr", B1=slide)
+    other = copy_store(grown, tmp_path / "data.zarr", slide)
     assert gather(grown, fold_of(grown)).panel != gather(other, fold_of(other)).panel
 
 
@@ -96,9 +96,9 @@ def test_a_slide_with_nobody_to_borrow_from_is_refused(grown):
         teaching.graph(teaching.read("B2"))
 
 
-def test_a_gene_that_a_test_slides_files_lack_is_unknown_there(tmp_path):
+def test_a_gene_that_a_test_slides_files_lack_is_unknown_there(tmp_path, grown):
     slide = without_gene(draw_tissue("B2")[0], "G3")
-    cohort = grow_store(tmp_path / "data.zarr", B2=slide)
+    cohort = copy_store(grown, tmp_path / "data.zarr", slide)
     teaching = gather(cohort, fold_of(cohort), "all")
     assert "G3" in teaching.panel.genes
     expression_SG = teaching.read("B2").expression_SG
@@ -108,8 +108,8 @@ def test_a_gene_that_a_test_slides_files_lack_is_unknown_there(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["A1", "B1"], ids=["validation", "training"])
-def test_only_genes_of_all_slides_that_teach_or_choose_are_in_the_panel(tmp_path, name):
+def test_only_genes_of_all_slides_that_teach_or_choose_are_in_the_panel(tmp_path, grown, name):
     slide = without_gene(draw_tissue(name)[0], "G3")
-    cohort = grow_store(tmp_path / "data.zarr", **{name: slide})
+    cohort = copy_store(grown, tmp_path / "data.zarr", slide)
     panel = gather(cohort, fold_of(cohort), "all").panel
     assert panel.genes == tuple(sorted(f"G{n}" for n in range(12) if n != 3))

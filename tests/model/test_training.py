@@ -21,9 +21,9 @@ from spahgc.store.slide import StoredSlide
 from tests.model.conftest import (
     EMBEDDING,
     RUN_CONFIG,
+    copy_store,
     draw_tissue,
     fold_of,
-    grow_store,
     weights_of,
     with_counts,
     without_gene,
@@ -190,9 +190,9 @@ def test_a_moving_average_that_keeps_all_of_itself_stays(teaching, trained, monk
     assert_same_training(kept, trained)
 
 
-def test_a_gene_unknown_on_the_validation_slide_is_left_out_there(tmp_path):
+def test_a_gene_unknown_on_the_validation_slide_is_left_out_there(tmp_path, grown):
     slide = without_gene(draw_tissue("A1")[0], "G3")
-    cohort = grow_store(tmp_path / "data.zarr", A1=slide)
+    cohort = copy_store(grown, tmp_path / "data.zarr", slide)
     teaching = TeachingSet(
         cohort=cohort,
         index=open_index(cohort, embedding=EMBEDDING),
@@ -237,9 +237,9 @@ def test_a_test_slides_expression_is_read_once_and_after_training(grown, monkeyp
     assert seen[seen.index("trained") :] == ["trained", "B2"]
 
 
-def test_a_test_slides_numbers_leave_no_trace_in_the_model(tmp_path, finished):
+def test_a_test_slides_numbers_leave_no_trace_in_the_model(tmp_path, grown, finished):
     slide = with_counts(draw_tissue("B2")[0], seed=1)
-    cohort = grow_store(tmp_path / "data.zarr", B2=slide)
+    cohort = copy_store(grown, tmp_path / "data.zarr", slide)
     other = train_fold(cohort, fold_of(cohort), config=RUN_CONFIG)
     assert_same_training(other.run, finished.run)
     assert other.run.record.panel == finished.run.record.panel
@@ -247,9 +247,9 @@ def test_a_test_slides_numbers_leave_no_trace_in_the_model(tmp_path, finished):
     assert not other.run.scores["pcc"].equals(finished.run.scores["pcc"])
 
 
-def test_a_training_slides_numbers_do(tmp_path, finished):
+def test_a_training_slides_numbers_do(tmp_path, grown, finished):
     slide = with_counts(draw_tissue("B1")[0], seed=1)
-    cohort = grow_store(tmp_path / "data.zarr", B1=slide)
+    cohort = copy_store(grown, tmp_path / "data.zarr", slide)
     other = train_fold(cohort, fold_of(cohort), config=RUN_CONFIG)
     assert not weights_of(other.run).equals(weights_of(finished.run))
 
@@ -279,9 +279,9 @@ def test_scores_have_a_row_for_each_gene_of_the_test_slide(finished):
     assert scores["pcc"][0] == pytest.approx(first)
 
 
-def test_a_gene_unknown_on_the_test_slide_has_no_score(tmp_path):
+def test_a_gene_unknown_on_the_test_slide_has_no_score(tmp_path, grown):
     slide = without_gene(draw_tissue("B2")[0], "G3")
-    cohort = grow_store(tmp_path / "data.zarr", B2=slide)
+    cohort = copy_store(grown, tmp_path / "data.zarr", slide)
     config = replace(RUN_CONFIG, panel_rule="all")
     scores = train_fold(cohort, fold_of(cohort), config=config).run.scores.set_index("gene")
     assert len(scores) == 12
@@ -289,10 +289,10 @@ def test_a_gene_unknown_on_the_test_slide_has_no_score(tmp_path):
     assert scores["rmse"].drop("G3").notna().all()
 
 
-def test_a_test_slide_that_lists_no_gene_of_the_panel_has_no_scores(tmp_path):
+def test_a_test_slide_that_lists_no_gene_of_the_panel_has_no_scores(tmp_path, grown):
     slide = draw_tissue("B2")[0]
     renamed = replace(slide, genes=slide.genes.set_axis([f"H{n}" for n in range(12)]))
-    cohort = grow_store(tmp_path / "data.zarr", B2=renamed)
+    cohort = copy_store(grown, tmp_path / "data.zarr", renamed)
     scores = train_fold(cohort, fold_of(cohort), config=RUN_CONFIG).run.scores
     assert len(scores) == 6
     assert scores[["pcc", "rmse"]].isna().all(axis=None)

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -52,12 +53,18 @@ def put(store, name, *, seed=0, n_spots=None, vectors=None, weights=1):
     draft.commit()
 
 
-@pytest.fixture
-def store(tmp_path):
-    store = create_store(tmp_path / "data.zarr")
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    store = create_store(tmp_path_factory.mktemp("template") / "data.zarr")
     for name in SIZES:
         put(store, name)
-    return store
+    return store.path
+
+
+@pytest.fixture
+def store(template, tmp_path):
+    shutil.copytree(template, tmp_path / "data.zarr")
+    return open_cohort(tmp_path / "data.zarr").store
 
 
 @pytest.fixture
@@ -122,20 +129,22 @@ def test_neighbours_are_those_of_brute_force_up_to_ties(vectors, k, data):
             assert cosine(query_SD[[row]], own)[0, 0] == pytest.approx(similarity, abs=2e-6)
 
 
-@pytest.mark.parametrize("n_queries", [1, 19, 20, 300])
-@pytest.mark.parametrize("k", [1, 7, 150])
+@pytest.mark.parametrize("n_queries", [1, 20, 300])
+@pytest.mark.parametrize("k", [1, 7, 130])
 def test_equal_vectors_are_taken_slide_by_slide_and_spot_by_spot(n_queries, k):
-    generator = np.random.default_rng(0)
-    pool_UD = generator.normal(size=(9, 33)).astype(np.float32)
-    vectors = {
-        name: pool_UD[generator.integers(0, len(pool_UD), n)]
-        for name, n in {"A1": 90, "B1": 41, "C1": 37}.items()
-    }
-    query_SD = pool_UD[generator.integers(0, len(pool_UD), n_queries)]
-    found = index_over(vectors).search(query_SD, k=k, among=vectors, asked_by=None)
-    places, _, order_SA = brute_force(query_SD, vectors, among=vectors, k=k)
-    got = np.stack([found.slide_SK, found.spot_SK], axis=-1)
-    assert np.array_equal(got, np.array(places)[order_SA])
+    for seed in range(40):  # in one of twenty the place of a vector decides how it is rounded
+        generator = np.random.default_rng(seed)
+        pool_UD = generator.normal(size=(4, 16)).astype(np.float32)
+        vectors = {
+            name: pool_UD[generator.integers(0, len(pool_UD), generator.integers(5, 20))]
+            for name in ("A1", "B1", "C1")
+        }
+        query_SD = generator.normal(size=(n_queries, 16)).astype(np.float32)
+        found = index_over(vectors).search(query_SD, k=k, among=vectors, asked_by=None)
+        places, _, order_SA = brute_force(query_SD, vectors, among=vectors, k=k)
+        n_found = order_SA.shape[1]  # the fewer of k and all
+        got = np.stack([found.slide_SK, found.spot_SK], axis=-1)[:, :n_found]
+        assert np.array_equal(got, np.array(places)[order_SA]), f"seed {seed}"
 
 
 def test_the_same_query_has_the_same_neighbours_alone_and_among_others():

@@ -1,10 +1,11 @@
 """One H&E image without any expression: a grid of spots over its tissue.
 
-Letters: H, W height and width of the thumbnail, R, C rows and columns of the grid, S spots.
+Letters: H, W height and width of the thumbnail, A points of the grid, S spots.
 """
 
+from math import floor, sqrt
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,8 @@ from skimage.morphology import closing, disk, opening
 
 from spahgc.errors import ImageError
 from spahgc.ingest.images import SlideImage, open_image
+from spahgc.ingest.readers.overlay import thumbnails
+from spahgc.ingest.readers.scales import SCALES_DIFFER
 from spahgc.schema import Finding, Slide
 
 TISSUE_MICRONS_PER_PIXEL: Final = 8.0
@@ -32,8 +35,7 @@ where a slide has nearly no glass."""
 DARKEST_TISSUE: Final = 0.2
 """Darker HSV values are a scanner's frame or marker, not stained tissue; 0 to 1."""
 
-_THUMBNAIL_PX: Final = {"hires": 2000, "lowres": 600}
-_SCALES_DIFFER: Final = 0.05
+GridShape: TypeAlias = Literal["square", "hex"]
 
 
 class TissueMask(NamedTuple):
@@ -52,10 +54,11 @@ def read_image_slide(
     name: str | None = None,
     microns_per_pixel: float | None = None,
     pitch_um: float = 100.0,
+    lattice: GridShape = "square",
     patient: str | None = None,
     min_tissue_fraction: float = 0.2,
 ) -> Slide:
-    """Lay a square grid over the tissue of an image.
+    """Lay a grid of spots over the tissue of an image.
 
     Parameters
     ----------
@@ -64,9 +67,13 @@ def read_image_slide(
     microns_per_pixel
         Goes before what the file states.
     pitch_um
-        Distance between neighbouring spots and side of a spot's square, in µm.
+        Distance between neighbouring spots, in µm.
+    lattice
+        ``square``, or ``hex`` as on Visium: neighbours in a row are two array columns apart, and
+        array row and column of a spot add up to an even number.
     min_tissue_fraction
-        A spot is kept where at least this share of its square is tissue, 0 to 1.
+        A spot is kept where at least this share of its cell is tissue, 0 to 1. A cell is as wide
+        as the pitch and as high as rows are apart: cells fill the image without gaps.
 
     Returns
     -------
@@ -82,7 +89,11 @@ def read_image_slide(
         sources, findings = _scale(image, microns_per_pixel)
         scale = next(iter(sources.values()))
         spots, centers_S2, found = _spots_on_tissue(
-            image, scale=scale, pitch_um=pitch_um, min_tissue_fraction=min_tissue_fraction
+            image,
+            pitch_px=pitch_um / scale,
+            scale=scale,
+            lattice=lattice,
+            min_tissue_fraction=min_tissue_fraction,
         )
         return Slide(
             name=name or path.stem,
@@ -96,8 +107,13 @@ def read_image_slide(
             pitch_um=pitch_um,
             patient=patient,
             image=image.file,
-            thumbnails={key: image.thumbnail(px) for key, px in _THUMBNAIL_PX.items()},
-            findings=(Finding(kind="file", text=f"image: {path.name}"), *findings, *found),
+            thumbnails=thumbnails(image),
+            findings=(
+                Finding(kind="file", text=f"image: {path.name}"),
+                *(Finding(kind="warning", text=text) for text in image.remarks),
+                *findings,
+                *found,
+            ),
         )
 
 
@@ -139,75 +155,98 @@ def _scale(image: SlideImage, stated: float | None) -> tuple[dict[str, float], l
         Finding(kind="inferred", text=f"{sources[best]:.4f} µm per pixel, taken from: {best}")
     ]
     difference = abs(sources.get("image", sources[best]) / sources[best] - 1)
-    if difference > _SCALES_DIFFER:
+    if difference > SCALES_DIFFER:
         text = f"the image states {sources['image']:.4f} µm per pixel, {difference:.0%} off"
         findings.append(Finding(kind="warning", text=text))
     return sources, findings
 
 
 def _spots_on_tissue(
-    image: SlideImage, *, scale: float, pitch_um: float, min_tissue_fraction: float
+    image: SlideImage,
+    *,
+    pitch_px: float,
+    scale: float,
+    lattice: GridShape,
+    min_tissue_fraction: float,
 ) -> tuple[pd.DataFrame, NDArray[np.float64], list[Finding]]:
-    x_edges, y_edges = _grid_edges(image, pitch_px=pitch_um / scale)
+    grid = _grid(image, pitch_px, lattice)
     longest_um = max(image.size) * scale
     longest_px = min(LONGEST_TISSUE_PX, round(longest_um / TISSUE_MICRONS_PER_PIXEL))
     mask = find_tissue(image.thumbnail(max(1, longest_px)).pixels)
-    tissue_RC = _share_of_tissue(mask.is_tissue, x_edges, y_edges, size=image.size)
-    row_S, column_S = np.nonzero(tissue_RC >= min_tissue_fraction)
-    if not len(row_S):
+    tissue_A = _share_of_tissue(mask.is_tissue, grid, size=image.size)
+    is_kept_A = tissue_A >= min_tissue_fraction
+    if not is_kept_A.any():
         raise ImageError(
-            f"{image.path}: no tissue found, the fullest of {tissue_RC.size} squares has "
-            f"{tissue_RC.max():.0%}, expected at least {min_tissue_fraction:.0%}"
+            f"{image.path}: no tissue found, the fullest of {len(tissue_A)} squares has "
+            f"{tissue_A.max():.0%}, expected at least {min_tissue_fraction:.0%}"
         )
+    row_S, column_S = grid.row_A[is_kept_A], grid.column_A[is_kept_A]
     spots = pd.DataFrame(
-        {"array_row": row_S, "array_col": column_S, "tissue_fraction": tissue_RC[row_S, column_S]},
+        {"array_row": row_S, "array_col": column_S, "tissue_fraction": tissue_A[is_kept_A]},
         index=pd.Index([f"{column}x{row}" for row, column in zip(row_S, column_S, strict=True)]),
     )
-    middle_x, middle_y = (x_edges[:-1] + x_edges[1:]) / 2, (y_edges[:-1] + y_edges[1:]) / 2
     text = (
-        f"{len(spots)} of {tissue_RC.size} grid squares have at least {min_tissue_fraction:.0%} "
+        f"{len(spots)} of {len(tissue_A)} grid squares have at least {min_tissue_fraction:.0%} "
         f"tissue (saturation above {mask.saturation:.2f})"
     )
-    centers_S2 = np.stack([middle_x[column_S], middle_y[row_S]], axis=1)
-    return spots, centers_S2, [Finding(kind="inferred", text=text)]
+    return spots, grid.centers_A2[is_kept_A], [Finding(kind="inferred", text=text)]
 
 
-def _grid_edges(
-    image: SlideImage, *, pitch_px: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Edges of as many whole squares as fit, in the middle of the image, in level-0 pixels."""
+class _Grid(NamedTuple):
+    """Points of a grid, row by row, each in the middle of a cell."""
+
+    row_A: NDArray[np.int64]
+    column_A: NDArray[np.int64]
+    centers_A2: NDArray[np.float64]
+    cell: tuple[float, float]
+    """Width and height, in level-0 pixels."""
+
+
+def _grid(image: SlideImage, pitch_px: float, lattice: GridShape) -> _Grid:
+    """Lay as many whole cells as fit into the middle of an image."""
     if not 0 < pitch_px <= min(image.size):
         raise ImageError(
             f"{image.path}: a pitch of {pitch_px:.0f} px does not fit into "
             f"{image.size[0]} x {image.size[1]} px; check --mpp and --pitch-um"
         )
-    return _edges(image.size[0], pitch_px), _edges(image.size[1], pitch_px)
+    is_hex = lattice == "hex"
+    step = (pitch_px / 2, pitch_px * sqrt(3) / 2) if is_hex else (pitch_px, pitch_px)
+    cell = (pitch_px, step[1])
+    x_C, y_R = (
+        _middles(side, wide, apart)
+        for side, wide, apart in zip(image.size, cell, step, strict=True)
+    )
+    row_A, column_A = (at.ravel() for at in np.indices((len(y_R), len(x_C))))
+    if is_hex:
+        is_even_A = (row_A + column_A) % 2 == 0
+        row_A, column_A = row_A[is_even_A], column_A[is_even_A]
+    return _Grid(row_A, column_A, np.stack([x_C[column_A], y_R[row_A]], axis=1), cell)
 
 
-def _edges(side: int, pitch_px: float) -> NDArray[np.float64]:
-    n_squares = int(side / pitch_px)
-    margin = (side - n_squares * pitch_px) / 2
-    return margin + pitch_px * np.arange(n_squares + 1, dtype=np.float64)
+def _middles(side: float, wide: float, apart: float) -> NDArray[np.float64]:
+    """Return the middles of as many cells of a width as fit, in the middle of the side."""
+    n_cells = 1 + floor((side - wide) / apart + 1e-9)
+    margin = (side - wide - (n_cells - 1) * apart) / 2
+    return margin + wide / 2 + apart * np.arange(n_cells, dtype=np.float64)
 
 
 def _share_of_tissue(
-    is_tissue_HW: NDArray[np.bool_],
-    x_edges: NDArray[np.float64],
-    y_edges: NDArray[np.float64],
-    *,
-    size: tuple[int, int],
+    is_tissue_HW: NDArray[np.bool_], grid: _Grid, *, size: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Give each square's share of tissue; (R, C), 0 to 1.
+    """Give each cell's share of tissue; (A,), 0 to 1.
 
-    The sum of tissue above and left of a corner is linear between thumbnail pixels, so squares
+    The sum of tissue above and left of a corner is linear between thumbnail pixels, so cells
     need not end on one.
     """
     height, width = is_tissue_HW.shape
     sum_HW = np.pad(is_tissue_HW.cumsum(0).cumsum(1).astype(float), ((1, 0), (1, 0)))
-    corners = np.meshgrid(y_edges * height / size[1], x_edges * width / size[0], indexing="ij")
-    corner_RC = map_coordinates(sum_HW, corners, order=1, mode="nearest")
-    tissue_RC = np.diff(np.diff(corner_RC, axis=0), axis=1)
-    area = (
-        (x_edges[1] - x_edges[0]) * width / size[0] * (y_edges[1] - y_edges[0]) * height / size[1]
-    )
-    return np.clip(tissue_RC / area, 0, 1)
+    shrink_2 = np.array([width / size[0], height / size[1]])
+    half_2 = np.array(grid.cell) / 2 * shrink_2
+    x_A, y_A = (grid.centers_A2 * shrink_2).T
+
+    def sum_before(x_sign: int, y_sign: int) -> NDArray[np.float64]:
+        corners = (y_A + y_sign * half_2[1], x_A + x_sign * half_2[0])
+        return np.asarray(map_coordinates(sum_HW, corners, order=1, mode="nearest"))
+
+    tissue_A = sum_before(1, 1) - sum_before(-1, 1) - sum_before(1, -1) + sum_before(-1, -1)
+    return np.clip(tissue_A / (4 * half_2.prod()), 0, 1)

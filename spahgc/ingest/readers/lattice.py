@@ -100,6 +100,22 @@ def fit_lattice(
     )
 
 
+def guess_shape(fit: LatticeFit, array_S2: NDArray[np.float64]) -> LatticeShape:
+    """Tell the shape of a lattice from how far apart its rows and columns lie.
+
+    Parameters
+    ----------
+    fit
+        How the lattice lies in the image.
+    array_S2
+        ``array_col``, ``array_row`` of each spot; on a hexagonal lattice their sum is even.
+    """
+    halfway = sqrt(_ROW_PER_COLUMN_STEP["hexagonal"])
+    is_wide = fit.row_step_px > halfway * fit.column_step_px
+    parity_S = array_S2[np.isfinite(array_S2).all(axis=1)].sum(axis=1) % 2
+    return "hexagonal" if is_wide and bool((parity_S == 0).all()) else "square"
+
+
 def square_microns_per_pixel(fit: LatticeFit, pitch_um: float = 200) -> float:
     """Tell the pixel size from a square lattice whose neighbours lie ``pitch_um`` apart.
 

@@ -1,4 +1,4 @@
-"""10x Visium: a Space Ranger folder → `Slide`.
+"""10x Visium and Visium HD: a Space Ranger folder → `Slide`.
 
 Dimension letters in this file:
 
@@ -7,33 +7,49 @@ S spots
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spahgc.errors import SlideFormatError, SpahgcError
 from spahgc.ingest.images import SlideImage, open_image
-from spahgc.ingest.readers.lattice import check_lattice, fit_lattice, hexagonal_microns_per_pixel
+from spahgc.ingest.readers.genes import DuplicateRule
+from spahgc.ingest.readers.problems import attempt, raise_together
+from spahgc.ingest.readers.scales import agreed_scales
+from spahgc.ingest.readers.visium_array import (
+    VISIUM,
+    SpotArray,
+    check_array,
+    pitch_scale,
+    square_bins,
+)
 from spahgc.ingest.readers.visium_counts import VisiumCounts, read_visium_counts
 from spahgc.ingest.readers.visium_files import VisiumFiles, find_visium_files
-from spahgc.ingest.readers.visium_pictures import (
+from spahgc.ingest.readers.visium_hd import check_bins, choose_bins, pool_bins, told_bin_um
+from spahgc.ingest.readers.visium_image import (
     check_image,
+    refuse_copy,
+    rescaled_factors,
+    rescaled_thumbnails,
+    size_of_copy,
+)
+from spahgc.ingest.readers.visium_joining import join_spots
+from spahgc.ingest.readers.visium_pictures import (
     complete_thumbnails,
     read_scale_factors,
     read_thumbnails,
 )
 from spahgc.ingest.readers.visium_positions import read_visium_positions
-from spahgc.schema import Finding, Slide
-
-SPOT_DIAMETER_UM: Final = 55.0
-PITCH_UM: Final = 100.0
+from spahgc.schema import Finding, Slide, Thumbnail
 
 _SCALED_SPOT_UM: Final = 65.0  # what spot_diameter_fullres is documented to measure
-_SCALES_DIFFER: Final = 0.05
-_T = TypeVar("_T")
+_DIAMETER: Final = "spot_diameter_65um"
 
 
 def read_visium(
@@ -44,6 +60,11 @@ def read_visium(
     patient: str | None = None,
     microns_per_pixel: float | None = None,
     genome: str | None = None,
+    rescale_image: bool = False,
+    sum_probes: bool = False,
+    duplicate_genes: DuplicateRule = "sum",
+    bin_um: int | None = None,
+    pool_um: int | None = None,
 ) -> Slide:
     """Read one slide from Space Ranger's ``outs``, its parent, or a flat folder.
 
@@ -60,32 +81,52 @@ def read_visium(
     patient
         None means unknown.
     microns_per_pixel
-        Of the full-resolution image; goes before the pitch of the spots.
+        Of the image that is given, or else of full-resolution pixels; goes before the pitch
+        of the spots.
     genome
         Which genome to keep; needed only where there are several.
+    rescale_image
+        Take an image that was made smaller, and scale the centers to it.
+    sum_probes
+        Take counts of probes, and add up those of each gene.
+    duplicate_genes
+        What becomes of genes that have several columns.
+    bin_um
+        Visium HD: width of the bins to read, in µm; None takes 16, or else 8.
+    pool_um
+        Visium HD: width of larger bins to make, in µm; a multiple of one that is there.
 
     Raises
     ------
     SlideFormatError
-        If a file is missing or damaged, the files share no barcode, or the image does not hold
-        the spots. Several problems come in one line.
+        If a file is missing or damaged, the files share no barcode or contradict each other,
+        or the image does not hold the spots. Several problems come in one line.
     ImageError
         If the image cannot be read.
     """
-    files = find_visium_files(folder, image=image)
-    name = name or files.name
-    findings = list(files.findings)
-    parts = _read_parts(files, genome)
+    files = _find_files(folder, image, bin_um, pool_um, probes=sum_probes)
+    name, findings = name or files.name, list(files.findings)
+    read_counts = partial(
+        read_visium_counts,
+        files.counts,
+        genome=genome,
+        probes=sum_probes,
+        duplicate_genes=duplicate_genes,
+    )
+    parts = _read_parts(files, read_counts, findings)
     with parts.image or nullcontext():
-        findings.extend(parts.counts.findings)
-        spots, matrix = _join(name, files, parts, findings)
+        bins = told_bin_um(name, str(parts.counts.barcodes[0]), bin_um=bin_um, pool_um=pool_um)
+        array = VISIUM if bins is None else square_bins(bins)
+        parts = _laid_over_image(name, parts, array, findings, rescale=rescale_image)
+        spots, matrix = join_spots(name, files, parts.counts, parts.positions, findings)
+        if bins is not None:
+            check_bins(name, spots, bins, parts.scale_factors)
+        sources = _checked_scales(name, parts, array, microns_per_pixel, findings)
+        if bins is not None and pool_um is not None and pool_um != bins:
+            spots, matrix = _pooled(name, spots, matrix, parts.positions, (bins, pool_um), findings)
+            array = square_bins(pool_um)
         centers_S2 = spots[["x", "y"]].to_numpy(np.float64)
-        _refuse_unplaced(name, spots)
-        sources = _scales(name, parts, microns_per_pixel, findings)
-        thumbnails = read_thumbnails(files.small_images, parts.scale_factors, findings)
-        if parts.image is not None:
-            check_image(name, parts.image, centers_S2, thumbnails, findings)
-            complete_thumbnails(thumbnails, parts.image, findings)
+        thumbnails = _checked_pictures(name, parts, centers_S2, findings)
         return Slide(
             name=name,
             platform="visium",
@@ -93,10 +134,10 @@ def read_visium(
             centers=centers_S2,
             counts=matrix,
             genes=parts.counts.genes,
-            microns_per_pixel=_chosen_scale(sources, findings),
+            microns_per_pixel=next((sources[key] for key in sources if key != _DIAMETER), None),
             microns_per_pixel_sources=sources,
-            spot_diameter_um=SPOT_DIAMETER_UM,
-            pitch_um=PITCH_UM,
+            spot_diameter_um=array.spot_diameter_um,
+            pitch_um=array.pitch_um,
             patient=patient,
             image=None if parts.image is None else parts.image.file,
             thumbnails=thumbnails,
@@ -108,133 +149,111 @@ class _Parts(NamedTuple):
     counts: VisiumCounts
     positions: pd.DataFrame
     scale_factors: dict[str, float]
+    thumbnails: dict[str, Thumbnail]
     image: SlideImage | None
 
 
-def _read_parts(files: VisiumFiles, genome: str | None) -> _Parts:
+def _find_files(
+    folder: Path, image: Path | None, bin_um: int | None, pool_um: int | None, *, probes: bool
+) -> VisiumFiles:
+    bins = choose_bins(folder, bin_um=bin_um, pool_um=pool_um)
+    if bins is None:
+        return find_visium_files(folder, image=image, probes=probes)
+    files = find_visium_files(bins.folder, home=bins.home, image=image, probes=probes)
+    return replace(files, findings=(*bins.findings, *files.findings))
+
+
+def _read_parts(
+    files: VisiumFiles, read_counts: Callable[[], VisiumCounts], findings: list[Finding]
+) -> _Parts:
     problems: list[SpahgcError] = []
-    counts = _attempt(lambda: read_visium_counts(files.counts, genome=genome), problems)
-    positions = _attempt(lambda: read_visium_positions(files.positions), problems)
-    scale_factors = _attempt(lambda: read_scale_factors(files.scale_factors), problems)
-    path = files.image
-    image = None if path is None else _attempt(lambda: open_image(path), problems)
+    counts = attempt(read_counts, problems)
+    positions = attempt(partial(read_visium_positions, files.positions), problems)
+    scale_factors = attempt(partial(read_scale_factors, files.scale_factors), problems)
+    image = None if files.image is None else attempt(partial(open_image, files.image), problems)
     if counts is None or positions is None or scale_factors is None or problems:
         if image is not None:
             image.close()
-        if len(problems) == 1:
-            raise problems[0]
-        raise SlideFormatError("; ".join(map(str, problems)))
-    return _Parts(counts, positions, scale_factors, image)
+        raise_together(problems)
+        raise SlideFormatError(f"{files.name} cannot be read")
+    findings.extend(counts.findings)
+    thumbnails = read_thumbnails(files.small_images, scale_factors, findings)
+    return _Parts(counts, positions, scale_factors, thumbnails, image)
 
 
-def _attempt(read: Callable[[], _T], problems: list[SpahgcError]) -> _T | None:
-    try:
-        return read()
-    except SpahgcError as error:
-        problems.append(error)
-        return None
-
-
-def _join(
-    name: str, files: VisiumFiles, parts: _Parts, findings: list[Finding]
-) -> tuple[pd.DataFrame, csr_matrix]:
-    barcodes, positions = parts.counts.barcodes, parts.positions
-    is_placed_S = np.asarray(barcodes.isin(positions.index))
-    if not is_placed_S.any():
-        raise SlideFormatError(
-            f"{name}: none of the {len(barcodes)} barcodes of {files.counts} (first {barcodes[0]}) "
-            f"is among the {len(positions)} of {files.positions} (first {positions.index[0]}), "
-            "expected the same slide"
-        )
-    n_lost = int((~is_placed_S).sum())
+def _laid_over_image(
+    name: str, parts: _Parts, array: SpotArray, findings: list[Finding], *, rescale: bool
+) -> _Parts:
+    """Make coordinates and scale factors refer to the image, if it was made smaller."""
+    if parts.image is None:
+        return parts
+    factor = size_of_copy(parts.image, parts.thumbnails, pitch_scale(parts.positions, array))
+    if factor == 1:
+        return parts
+    if not rescale:
+        refuse_copy(name, parts.image, factor)
     text = (
-        f"{is_placed_S.sum()} spots in both {files.counts.name} and {files.positions.name}; only "
-        f"in the first: {n_lost}, only in the second: {len(positions) - is_placed_S.sum()}"
+        f"{parts.image.path.name} is {factor:.4f} times as large as the image Space Ranger was "
+        "given: coordinates are scaled to it, as asked for"
     )
-    findings.append(Finding(kind="warning" if n_lost else "check", text=text))
-    spots, matrix = positions.loc[barcodes[is_placed_S]], parts.counts.matrix[is_placed_S]
-    kept_S = spots["in_tissue"].to_numpy()
-    n_on_glass = int((~kept_S).sum())
-    if files.is_filtered:
-        if n_on_glass:
-            text = f"{n_on_glass} of {len(spots)} filtered spots are not under tissue; kept"
-            findings.append(Finding(kind="warning", text=text))
-        return spots, matrix
-    if not kept_S.any():
-        raise SlideFormatError(
-            f"{name}: none of {len(spots)} spots is under tissue in "
-            f"{files.positions}, expected some with in_tissue 1"
-        )
-    if n_on_glass:
-        text = f"{n_on_glass} of {len(spots)} spots are not under tissue and were left out"
-        findings.append(Finding(kind="check", text=text))
-    return spots[kept_S], matrix[kept_S]
+    findings.append(Finding(kind="inferred", text=text))
+    return parts._replace(
+        positions=parts.positions.assign(**(parts.positions[["x", "y"]] * factor)),
+        scale_factors=rescaled_factors(parts.scale_factors, factor),
+        thumbnails=rescaled_thumbnails(parts.thumbnails, factor),
+    )
 
 
-def _refuse_unplaced(name: str, spots: pd.DataFrame) -> None:
-    for what, is_bad in (
-        ("no pixel coordinates", spots[["x", "y"]].isna().any(axis=1)),
-        ("negative pixel coordinates", (spots[["x", "y"]] < 0).any(axis=1)),
-    ):
-        if is_bad.any():
-            first = spots[is_bad].iloc[0]
-            raise SlideFormatError(
-                f"{name}: {int(is_bad.sum())} of {len(spots)} spots have {what}, for example "
-                f"{first.name} with x {first['x']:g}, y {first['y']:g}; expected a place inside "
-                "the image for each"
-            )
-
-
-def _scales(
-    name: str, parts: _Parts, stated: float | None, findings: list[Finding]
+def _checked_scales(
+    name: str, parts: _Parts, array: SpotArray, stated: float | None, findings: list[Finding]
 ) -> dict[str, float]:
     """Return µm per pixel by source, the most trusted first."""
     if stated is not None and not 0 < stated < float("inf"):
         raise SlideFormatError(f"{name}: --mpp is {stated}, expected a positive number")
-    sources = {} if stated is None else {"stated": stated}
-    pitch = _pitch_scale(name, parts.positions, findings)
-    if pitch is not None:
-        sources["pitch"] = pitch
-    if parts.image is not None and parts.image.microns_per_pixel is not None:
-        sources["image"] = parts.image.microns_per_pixel
+    check_array(name, parts.positions, array, findings)
+    estimates = {
+        "stated": stated,
+        "scale_factors": parts.scale_factors.get("microns_per_pixel"),
+        "pitch": pitch_scale(parts.positions, array),
+        "image": None if parts.image is None else parts.image.microns_per_pixel,
+    }
     diameter_px = parts.scale_factors.get("spot_diameter_fullres")
-    if diameter_px is not None:
-        sources["spot_diameter_65um"] = _SCALED_SPOT_UM / diameter_px
-    return sources
+    if array is not VISIUM or diameter_px is None:
+        return agreed_scales(name, estimates, findings)
+    by_diameter = _SCALED_SPOT_UM / diameter_px
+    if any(value is not None for value in estimates.values()):
+        estimates[_DIAMETER] = by_diameter
+        return agreed_scales(name, estimates, findings, doubtful={_DIAMETER})
+    agreed_scales(name, estimates, findings)
+    return {_DIAMETER: by_diameter}  # kept, but too often wrong to be taken
 
 
-def _pitch_scale(name: str, positions: pd.DataFrame, findings: list[Finding]) -> float | None:
-    array_S2 = positions[["array_col", "array_row"]].to_numpy(np.float64)
-    n_odd = int((array_S2.sum(axis=1) % 2 != 0).sum())
-    if n_odd:
-        text = (
-            f"{n_odd} of {len(positions)} spots have an odd sum of array row and column, expected "
-            "none on a hexagonal array"
-        )
-        findings.append(Finding(kind="warning", text=text))
-    fit = fit_lattice(array_S2, positions[["x", "y"]].to_numpy(np.float64))
-    if fit is None:
-        text = "fewer than three spots, or all in one line: the pitch cannot be told"
-        findings.append(Finding(kind="warning", text=text))
-        return None
-    findings.extend(check_lattice(fit, name=name, shape="hexagonal"))
-    return hexagonal_microns_per_pixel(fit, PITCH_UM)
+def _pooled(
+    name: str,
+    spots: pd.DataFrame,
+    matrix: csr_matrix,
+    positions: pd.DataFrame,
+    sizes_um: tuple[int, int],
+    findings: list[Finding],
+) -> tuple[pd.DataFrame, csr_matrix]:
+    bin_um, pool_um = sizes_um
+    pooled, counts = pool_bins(spots, matrix, positions, bin_um=bin_um, pooled=pool_um // bin_um)
+    before, after = int(matrix.sum()), int(counts.sum())
+    if before != after:
+        raise SlideFormatError(f"{name}: {before} counts became {after} when pooled")
+    text = (
+        f"{len(spots)} bins of {bin_um} µm pooled to {len(pooled)} of {pool_um} µm, {after} counts "
+        "before and after"
+    )
+    findings.append(Finding(kind="check", text=text))
+    return pooled, counts
 
 
-def _chosen_scale(sources: dict[str, float], findings: list[Finding]) -> float | None:
-    best = next((source for source in sources if source != "spot_diameter_65um"), None)
-    if best is None:
-        text = "nothing reliable tells the pixel size; give --mpp"
-        findings.append(Finding(kind="warning", text=text))
-        return None
-    text = f"{sources[best]:.4f} µm per pixel, taken from: {best}"
-    findings.append(Finding(kind="inferred", text=text))
-    for other, value in sources.items():
-        difference = abs(value / sources[best] - 1)
-        if difference > _SCALES_DIFFER:
-            text = (
-                f"µm per pixel differ by {difference:.0%}: {sources[best]:.4f} ({best}) and "
-                f"{value:.4f} ({other})"
-            )
-            findings.append(Finding(kind="warning", text=text))
-    return sources[best]
+def _checked_pictures(
+    name: str, parts: _Parts, centers_S2: NDArray[np.float64], findings: list[Finding]
+) -> dict[str, Thumbnail]:
+    thumbnails = dict(parts.thumbnails)
+    if parts.image is not None:
+        check_image(name, parts.image, centers_S2, thumbnails, findings)
+        complete_thumbnails(thumbnails, parts.image, findings)
+    return thumbnails

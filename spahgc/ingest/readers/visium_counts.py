@@ -2,30 +2,29 @@
 
 Dimension letters in this file:
 
-S spots, F features (genes and whatever else was counted), G genes, N stored counts
+S spots, F features (genes and whatever else was counted), G genes
 """
 
 import csv
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.io import mmread
-from scipy.sparse import coo_matrix, csr_matrix, issparse
+from scipy.sparse import csr_matrix
 
 from spahgc.errors import SlideFormatError
-from spahgc.ingest.readers.visium_files import read_bytes
+from spahgc.ingest.readers.genes import DuplicateRule, resolve_duplicates, strip_versions
+from spahgc.ingest.readers.visium_h5 import chosen_genome, read_h5
+from spahgc.ingest.readers.visium_mtx import read_mtx
+from spahgc.ingest.readers.visium_probes import sum_probes
 from spahgc.schema import Finding
 
 _GENE_EXPRESSION: Final = "Gene Expression"
-_LARGEST_COUNT: Final = np.iinfo(np.uint32).max
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,21 +41,16 @@ class VisiumCounts:
     """G rows, indexed by unique gene id, with the column ``symbol``."""
 
     findings: tuple[Finding, ...]
-    """What was left out."""
+    """What was left out, added up, or renamed."""
 
 
-class _Raw(NamedTuple):
-    """A file's content before anything is left out."""
-
-    barcodes: list[str]
-    features: pd.DataFrame
-    """F rows with ``id``, ``symbol`` and, where the file tells, ``type`` and ``genome``."""
-
-    matrix: csr_matrix
-    """(S, F)."""
-
-
-def read_visium_counts(path: Path, *, genome: str | None = None) -> VisiumCounts:
+def read_visium_counts(
+    path: Path,
+    *,
+    genome: str | None = None,
+    probes: bool = False,
+    duplicate_genes: DuplicateRule = "sum",
+) -> VisiumCounts:
     """Read counts of genes, spot by spot.
 
     Gene symbols may repeat; a gene is known by its id.
@@ -67,160 +61,73 @@ def read_visium_counts(path: Path, *, genome: str | None = None) -> VisiumCounts
         An HDF5 file, or the ``matrix.mtx`` of a matrix folder, which may be gzipped.
     genome
         Which genome to keep; needed only where the file has several.
+    probes
+        Whether counts of probes are added up by gene; otherwise they are refused.
+    duplicate_genes
+        What becomes of genes that have several columns, Ensembl versions cut off.
 
     Raises
     ------
     SlideFormatError
-        If the file is damaged, holds probes instead of genes, or names a spot or gene twice.
+        If the file is damaged, holds probes instead of genes, or names a spot twice.
     """
     with _as_format_errors(path):
-        raw = _read_h5(path, genome) if path.suffix == ".h5" else _read_mtx(path)
+        raw = read_h5(path, genome=genome) if path.suffix == ".h5" else read_mtx(path)
     if not raw.barcodes:
         raise SlideFormatError(f"{path}: found no barcode, expected one per spot")
-    _refuse_repeated(path, "barcode", pd.Index(raw.barcodes))
+    _refuse_repeated(path, raw.barcodes)
     findings: list[Finding] = []
-    kept_F = _kept_features(path, raw.features, genome, findings)
-    genes = raw.features.loc[kept_F, ["id", "symbol"]].set_index("id")
-    _refuse_repeated(path, "gene id", genes.index)
-    n_repeated = int(genes["symbol"].duplicated(keep=False).sum())
-    if n_repeated:
-        text = f"{n_repeated} genes share their symbol with another; genes are kept apart by id"
-        findings.append(Finding(kind="check", text=text))
+    matrix, features = raw.matrix, raw.features
+    if raw.is_probes:
+        _refuse_probes(path, wanted=probes)
+        matrix, features = sum_probes(path, matrix, features, findings)
+    kept_F = _kept_features(path, features, genome, findings)
+    genes = features.loc[kept_F, ["id", "symbol"]].set_index("id").rename_axis(index=None)
+    genes, versions = strip_versions(genes) if "." in "".join(genes.index) else (genes, [])
+    matrix = _tidy(matrix if kept_F.all() else csr_matrix(matrix[:, kept_F]))
+    resolved = resolve_duplicates(matrix, genes, rule=duplicate_genes)
+    _refuse_empty(path, resolved.counts)
+    findings += [*versions, *resolved.findings, *_repeated_symbols(resolved.genes)]
     return VisiumCounts(
         barcodes=pd.Index(raw.barcodes, dtype=object),
-        matrix=_tidy(raw.matrix if kept_F.all() else raw.matrix[:, kept_F]),
-        genes=genes.rename_axis(index=None),
+        matrix=resolved.counts,
+        genes=resolved.genes,
         findings=tuple(findings),
     )
 
 
-def _read_h5(path: Path, genome: str | None) -> _Raw:
-    with h5py.File(path, "r") as file:
-        if "matrix" in file:
-            group = file["matrix"]
-            features = _h5_features(path, group)
-        else:
-            group, features = _oldest_layout(path, file, genome)
-        barcodes = _texts(group["barcodes"])
-        shape = (len(barcodes), len(features))
-        stated = tuple(int(n) for n in group["shape"][:])[::-1]
-        if stated != shape:
-            raise SlideFormatError(
-                f"{path}: its shape states {stated[0]} spots and {stated[1]} features, found "
-                f"{shape[0]} barcodes and {shape[1]} features, expected the same"
-            )
-        parts = (group[part][:] for part in ("data", "indices", "indptr"))
-        return _Raw(barcodes, features, _checked_csr(path, *parts, shape=shape))
-
-
-def _h5_features(path: Path, group: Any) -> pd.DataFrame:  # noqa: ANN401  h5py is untyped
-    features = group["features"]
-    if "gene_id" in features or "probe_region" in features:
+def _refuse_probes(path: Path, *, wanted: bool) -> None:
+    if not wanted:
         raise SlideFormatError(
             f"{path} counts probes, expected genes; give the folder with "
-            "filtered_feature_bc_matrix.h5 of the same run"
+            "filtered_feature_bc_matrix.h5 of the same run, or add them up with --sum-probes"
         )
-    columns = {"id": "id", "symbol": "name", "type": "feature_type", "genome": "genome"}
-    needed = {"id", "name"}
-    return pd.DataFrame(
-        {
-            column: _texts(features[name])
-            for column, name in columns.items()
-            if name in features or name in needed
-        }
-    )
 
 
-def _oldest_layout(path: Path, file: Any, genome: str | None) -> tuple[Any, pd.DataFrame]:  # noqa: ANN401
-    """Return the group of one genome, and its genes; Cell Ranger 2 had one group for each."""
-    genomes = [name for name, group in file.items() if "genes" in getattr(group, "keys", dict)()]
-    if not genomes:
-        found = ", ".join(sorted(file)) or "nothing"
-        raise SlideFormatError(f"{path}: found {found}, expected the group 'matrix'")
-    chosen = _chosen_genome(path, genomes, genome)
-    group = file[chosen]
-    features = {"id": _texts(group["genes"]), "symbol": _texts(group["gene_names"])}
-    return group, pd.DataFrame(features).assign(genome=chosen)
-
-
-def _texts(dataset: Any) -> list[str]:  # noqa: ANN401
-    return [str(text) for text in dataset.asstr()[:]]
-
-
-def _read_mtx(path: Path) -> _Raw:
-    prefix = path.name[: path.name.rindex("matrix.mtx")]
-    features = _read_features(_beside(path, prefix, ("features.tsv", "genes.tsv")))
-    barcodes_path = _beside(path, prefix, ("barcodes.tsv",))
-    barcodes = [line.strip() for line in _lines(barcodes_path) if line.strip()]
-    matrix = mmread(io.BytesIO(read_bytes(path)))
-    if not issparse(matrix):
-        raise SlideFormatError(f"{path}: found a dense matrix, expected coordinates")
-    if matrix.shape != (len(features), len(barcodes)):
+def _refuse_repeated(path: Path, barcodes: list[str]) -> None:
+    names = pd.Index(barcodes, dtype=object)
+    if names.has_duplicates:
+        repeated = names[names.duplicated()].unique()
         raise SlideFormatError(
-            f"{path}: found {matrix.shape[0]} x {matrix.shape[1]}, expected {len(features)} "
-            f"features x {len(barcodes)} barcodes as the files beside it list"
+            f"{path}: found {len(repeated)} barcodes more than once, for example {repeated[0]!r}, "
+            "expected each once"
         )
-    values_N = _whole_numbers(path, matrix.data)
-    swapped = coo_matrix((values_N, (matrix.col, matrix.row)), shape=matrix.shape[::-1])
-    return _Raw(barcodes, features, csr_matrix(swapped))
 
 
-def _beside(path: Path, prefix: str, names: tuple[str, ...]) -> Path:
-    candidates = [path.with_name(f"{prefix}{name}{end}") for name in names for end in ("", ".gz")]
-    found = [candidate for candidate in candidates if candidate.is_file()]
-    if not found:
-        expected = " or ".join(f"{prefix}{name}[.gz]" for name in names)
-        raise SlideFormatError(f"{path.parent}: found {path.name} alone, expected {expected} too")
-    return found[0]
-
-
-def _lines(path: Path) -> list[str]:
-    return read_bytes(path).decode("utf-8-sig").splitlines()
-
-
-def _read_features(path: Path) -> pd.DataFrame:
-    rows = [row for row in csv.reader(_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE) if row]
-    n_columns = min(map(len, rows), default=0)
-    if n_columns < 2:
+def _refuse_empty(path: Path, matrix: csr_matrix) -> None:
+    if not matrix.nnz:
         raise SlideFormatError(
-            f"{path}: found rows of {n_columns} columns, expected a gene id, a symbol and perhaps "
-            "a type, separated by tabs"
+            f"{path}: found no count above 0 at {matrix.shape[0]} spots, expected some; copy the "
+            "file again"
         )
-    names = ["id", "symbol", "type"][:n_columns]
-    return pd.DataFrame([row[: len(names)] for row in rows], columns=names)
 
 
-def _checked_csr(
-    path: Path,
-    data_N: NDArray[Any],
-    indices_N: NDArray[Any],
-    indptr: NDArray[Any],
-    *,
-    shape: tuple[int, int],
-) -> csr_matrix:
-    is_sound = (
-        len(indptr) == shape[0] + 1
-        and indptr[0] == 0
-        and indptr[-1] == len(data_N) == len(indices_N)
-        and bool((np.diff(indptr) >= 0).all())
-        and (len(indices_N) == 0 or (indices_N.min() >= 0 and indices_N.max() < shape[1]))
-    )
-    if not is_sound:
-        raise SlideFormatError(
-            f"{path}: its data, indices and indptr do not fit {shape[0]} spots and {shape[1]} "
-            "features, expected one compressed column per spot; copy the file again"
-        )
-    return csr_matrix((_whole_numbers(path, data_N), indices_N, indptr), shape=shape)
-
-
-def _whole_numbers(path: Path, data_N: NDArray[Any]) -> NDArray[np.uint32]:
-    is_count_N = (data_N >= 0) & (data_N <= _LARGEST_COUNT) & (np.floor(data_N) == data_N)
-    if not is_count_N.all():
-        raise SlideFormatError(
-            f"{path}: found {data_N[~is_count_N][0]} among the counts, expected whole numbers "
-            "from 0; give the counts before any normalisation"
-        )
-    return data_N.astype(np.uint32)
+def _repeated_symbols(genes: pd.DataFrame) -> list[Finding]:
+    n_repeated = int(genes["symbol"].duplicated(keep=False).sum())
+    if not n_repeated:
+        return []
+    text = f"{n_repeated} genes share their symbol with another; genes are kept apart by id"
+    return [Finding(kind="check", text=text)]
 
 
 def _kept_features(
@@ -237,7 +144,7 @@ def _kept_features(
         raise SlideFormatError(f"{path}: found no feature of type {_GENE_EXPRESSION!r}")
     if "genome" in features:
         genomes = list(features.loc[kept_F, "genome"].unique())
-        chosen = _chosen_genome(path, genomes, genome)
+        chosen = chosen_genome(path, genomes, genome)
         is_other_F = kept_F & (features["genome"] != chosen).to_numpy()
         if is_other_F.any():
             text = f"{int(is_other_F.sum())} genes of other genomes than {chosen} left out"
@@ -246,26 +153,6 @@ def _kept_features(
     elif genome is not None:
         raise SlideFormatError(f"{path} names no genome, expected none to be chosen (--genome)")
     return kept_F
-
-
-def _chosen_genome(path: Path, genomes: list[str], genome: str | None) -> str:
-    if genome is None and len(genomes) == 1:
-        return genomes[0]
-    if genome in genomes:
-        return genome
-    found = ", ".join(sorted(genomes))
-    if genome is None:
-        raise SlideFormatError(f"{path}: found the genomes {found}; choose one with --genome")
-    raise SlideFormatError(f"{path}: found the genomes {found}, expected {genome} among them")
-
-
-def _refuse_repeated(path: Path, what: str, names: pd.Index) -> None:
-    if names.has_duplicates:
-        repeated = names[names.duplicated()].unique()
-        raise SlideFormatError(
-            f"{path}: found {len(repeated)} {what}s more than once, for example {repeated[0]!r}, "
-            "expected each once"
-        )
 
 
 def _tidy(matrix: csr_matrix) -> csr_matrix:
@@ -285,7 +172,16 @@ def _as_format_errors(path: Path) -> Iterator[None]:
         raise SlideFormatError(
             f"{path}: a part is missing ({reason}), expected a Space Ranger count matrix"
         ) from error
-    except (OSError, EOFError, TypeError, ValueError, OverflowError, csv.Error) as error:
+    except (
+        OSError,
+        EOFError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        MemoryError,
+        RuntimeError,
+        csv.Error,
+    ) as error:
         reason = " ".join(str(error).split())
         raise SlideFormatError(
             f"{path}: found a file that cannot be read ({reason}), expected a Space Ranger count "

@@ -1,15 +1,20 @@
 """Which file of a Visium folder is taken for what."""
 
-import gzip
 import os
 import re
-import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from spahgc.errors import SlideFormatError
+from spahgc.ingest.readers.visium_folders import (
+    existing_roots,
+    first_file,
+    listing,
+    slide_name,
+    tell_file,
+    unusable_files,
+)
 from spahgc.schema import Finding
 
 _PREFIX: Final = r"(?:.*[_.-])?"  # downloads put the sample's name in front
@@ -23,6 +28,7 @@ _OTHER_COUNTS: Final = (("", _MATRIX), ("", _RAW + _H5), (_RAW, _MATRIX))
 
 _PROBES: Final = _PREFIX + r"raw_probe_bc_matrix\.h5"
 _POSITIONS: Final = (
+    _PREFIX + r"tissue_positions\.parquet",
     _PREFIX + r"tissue_positions\.csv(?:\.gz)?",
     _PREFIX + r"tissue_positions_list\.csv(?:\.gz)?",
 )
@@ -67,171 +73,127 @@ class VisiumFiles:
     """Which file was taken for what, and what is missing."""
 
 
-def find_visium_files(folder: Path, *, image: Path | None = None) -> VisiumFiles:
+def find_visium_files(
+    folder: Path, *, home: Path | None = None, image: Path | None = None, probes: bool = False
+) -> VisiumFiles:
     """Find the files of one slide: in ``outs``, its parent, or one flat folder.
 
     Parameters
     ----------
+    home
+        Folder of the whole slide, where ``folder`` holds only one bin size of it; gives the
+        slide its name, and is where the full-resolution image is looked for.
     image
         The full-resolution image; None looks for one of an obvious name beside the counts.
+    probes
+        Take counts of probes, where there are.
 
     Raises
     ------
     SlideFormatError
-        If a needed file is missing, several could be meant, or it is a Visium HD folder.
+        If a needed file is missing, or several could be meant.
     """
-    if not folder.is_dir():
-        found = "is a file" if folder.exists() else "does not exist"
-        raise SlideFormatError(f"{folder} {found}, expected a Space Ranger folder")
-    roots = [root for root in (folder, folder / "outs") if root.is_dir()]
-    _refuse_hd(roots)
+    home = home or folder
+    roots = existing_roots(folder)
     findings: list[Finding] = []
     spatial = [place for root in roots for place in (*_spatial_folders(root), root)]
-    counts, is_filtered = _find_counts(folder, roots, findings)
-    positions = _find_positions(spatial, folder, findings)
+    counts, is_filtered = _find_counts(home, roots, findings, probes=probes)
+    positions = _find_positions(spatial, home, findings)
     if counts is None or positions is None:
-        raise SlideFormatError(f"{folder}: found {_missing(roots, counts, positions)}")
-    scale_factors = _first(spatial, _SCALE_FACTORS)
+        raise SlideFormatError(f"{folder}: found {_missing(roots, spatial, counts, positions)}")
+    scale_factors = first_file(spatial, _SCALE_FACTORS)
     small_images = {
         name: path
         for name in ("hires", "lowres")
-        if (path := _first(spatial, _SMALL_IMAGE.format(name))) is not None
+        if (path := first_file(spatial, _SMALL_IMAGE.format(name))) is not None
     }
-    _tell(findings, "scale factors", scale_factors, root=folder)
+    tell_file(findings, "scale factors", scale_factors, root=home)
     for name in ("hires", "lowres"):
-        _tell(findings, f"{name} image", small_images.get(name), root=folder)
+        tell_file(findings, f"{name} image", small_images.get(name), root=home)
     return VisiumFiles(
-        name=_slide_name(folder),
+        name=slide_name(home),
         counts=counts,
         is_filtered=is_filtered,
         positions=positions,
         scale_factors=scale_factors,
         small_images=small_images,
-        image=_choose_image(folder, roots, image, findings),
+        image=_choose_image(home, existing_roots(home), image, findings),
         findings=tuple(findings),
     )
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a file, unzipped where it is gzipped, whatever its name.
-
-    Raises
-    ------
-    SlideFormatError
-        If the file cannot be read or breaks off.
-    """
-    try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
-    except (OSError, EOFError, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise SlideFormatError(
-            f"{path}: found a file that cannot be read ({reason}), expected a whole one; copy it "
-            "again from where it came"
-        ) from error
-
-
-def _listing(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise SlideFormatError(f"{folder} cannot be listed: {error.strerror}") from error
-
-
 def _spatial_folders(root: Path) -> list[Path]:
     pattern = re.compile(_PREFIX + "spatial")
-    return [path for path in _listing(root) if path.is_dir() and pattern.fullmatch(path.name)]
-
-
-def _refuse_hd(roots: list[Path]) -> None:
-    for root in roots:
-        for place in (root, *_spatial_folders(root)):
-            for path in _listing(place):
-                if path.name == "binned_outputs" or path.name.endswith("tissue_positions.parquet"):
-                    raise SlideFormatError(
-                        f"{root} is a Visium HD folder (it holds {path.name}); HD is not read yet, "
-                        "expected Visium with tissue_positions.csv"
-                    )
-
-
-def _matches(folder: Path, pattern: str) -> list[Path]:
-    """Return the files of that name; where one lies there plain and gzipped, the plain one."""
-    named = re.compile(pattern)
-    found = [path for path in _listing(folder) if path.is_file() and named.fullmatch(path.name)]
-    return [path for path in found if not (path.suffix == ".gz" and path.with_suffix("") in found)]
-
-
-def _only(found: list[Path]) -> Path | None:
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise SlideFormatError(
-            f"{found[0].parent}: found {names}, expected the files of one slide; put each slide "
-            "into a folder of its own"
-        )
-    return found[0] if found else None
-
-
-def _first(places: Iterable[Path], pattern: str) -> Path | None:
-    return next((path for place in places if (path := _only(_matches(place, pattern)))), None)
+    return [path for path in listing(root) if path.is_dir() and pattern.fullmatch(path.name)]
 
 
 def _find_counts(
-    folder: Path, roots: list[Path], findings: list[Finding]
+    home: Path, roots: list[Path], findings: list[Finding], *, probes: bool
 ) -> tuple[Path | None, bool]:
     """Return the best counts, and whether they are filtered ones."""
+    if probes and (path := first_file(roots, _PROBES)) is not None:
+        tell_file(findings, "counts of probes", path, root=home)
+        return path, False
     filtered, others = (
         [
             path
             for subfolder, pattern in patterns
             for root in roots
-            if (path := _first(_matrix_folders(root, subfolder), pattern)) is not None
+            if (path := first_file(_matrix_folders(root, subfolder), pattern)) is not None
         ]
         for patterns in (_FILTERED_COUNTS, _OTHER_COUNTS)
     )
     found = filtered + others
     if not found:
         return None, False
-    _tell(findings, "counts", found[0], root=folder, others=found[1:])
+    tell_file(findings, "counts", found[0], root=home, others=found[1:])
     return found[0], bool(filtered)
 
 
 def _matrix_folders(root: Path, pattern: str) -> list[Path]:
     if not pattern:
         return [root]
-    named = [path for path in _listing(root) if path.is_dir() and re.fullmatch(pattern, path.name)]
-    genomes = [path for place in named for path in _listing(place) if path.is_dir()]
+    named = [path for path in listing(root) if path.is_dir() and re.fullmatch(pattern, path.name)]
+    genomes = [path for place in named for path in listing(place) if path.is_dir()]
     return named + genomes  # the oldest layout has one folder per genome
 
 
-def _find_positions(places: list[Path], folder: Path, findings: list[Finding]) -> Path | None:
+def _find_positions(places: list[Path], home: Path, findings: list[Finding]) -> Path | None:
     found = [
         path
         for place in places
         for pattern in _POSITIONS
-        if (path := _only(_matches(place, pattern))) is not None
+        if (path := first_file([place], pattern)) is not None
     ]
     if not found:
         return None
-    _tell(findings, "positions", found[0], root=folder, others=found[1:])
+    tell_file(findings, "positions", found[0], root=home, others=found[1:])
     return found[0]
 
 
-def _missing(roots: list[Path], counts: Path | None, positions: Path | None) -> str:
+def _missing(
+    roots: list[Path], spatial: list[Path], counts: Path | None, positions: Path | None
+) -> str:
     problems = []
     if counts is None:
-        probes = _first(roots, _PROBES)
+        probes = first_file(roots, _PROBES)
+        found = unusable_files(roots, (_FILTERED + _H5, _RAW + _H5, _MATRIX))
+        if probes is not None:
+            found = f"only counts of probes ({probes.name}; --sum-probes adds them up by gene)"
         problems.append(
-            f"{'no counts' if probes is None else f'only counts of probes ({probes.name})'}, "
-            "expected filtered_feature_bc_matrix.h5, or a matrix folder with matrix.mtx, "
-            "features.tsv and barcodes.tsv"
+            f"{found or 'no counts'}, expected filtered_feature_bc_matrix.h5, or a matrix folder "
+            "with matrix.mtx, features.tsv and barcodes.tsv"
         )
     if positions is None:
-        problems.append("no spot positions, expected spatial/tissue_positions.csv (or …_list.csv)")
+        found = unusable_files(spatial, _POSITIONS) or "no spot positions"
+        problems.append(
+            f"{found}, expected spatial/tissue_positions.csv (or …_list.csv, or .parquet)"
+        )
     return "; and ".join(problems)
 
 
 def _choose_image(
-    folder: Path, roots: list[Path], given: Path | None, findings: list[Finding]
+    home: Path, roots: list[Path], given: Path | None, findings: list[Finding]
 ) -> Path | None:
     if given is not None:
         if re.fullmatch(r"(?:.*_)?cytassist_image\..*", given.name, re.IGNORECASE):
@@ -241,9 +203,9 @@ def _choose_image(
             )
         findings.append(Finding(kind="file", text=f"full-resolution image: {given} (as stated)"))
         return given
-    found = _likely_images(folder, roots)
+    found = _likely_images(home, roots)
     if len(found) == 1:
-        _tell(findings, "full-resolution image", found[0], root=folder)
+        tell_file(findings, "full-resolution image", found[0], root=home)
         return found[0]
     names = ", ".join(path.name for path in found)
     why = f"{names} could all be it" if found else "none lies here"
@@ -265,34 +227,8 @@ def _likely_images(folder: Path, roots: list[Path]) -> list[Path]:
     found = [
         path
         for place, pattern in places
-        for path in _listing(place)
+        for path in listing(place)
         if re.fullmatch(pattern, path.name, re.IGNORECASE) and path.is_file()
     ]
     distinct = {path.resolve(): path for path in found if not _NOT_THE_SLIDE.fullmatch(path.name)}
     return list(distinct.values())
-
-
-def _tell(
-    findings: list[Finding],
-    part: str,
-    path: Path | None,
-    *,
-    root: Path,
-    others: Iterable[Path] = (),
-) -> None:
-    if path is None:
-        findings.append(Finding(kind="warning", text=f"no {part} found"))
-        return
-    text = f"{part}: {_shown(path, root)}"
-    if left := ", ".join(_shown(other, root) for other in others):
-        text += f" (left aside: {left})"
-    findings.append(Finding(kind="file", text=text))
-
-
-def _shown(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-
-
-def _slide_name(folder: Path) -> str:
-    folder = folder.resolve()
-    return folder.parent.name if folder.name == "outs" else folder.name

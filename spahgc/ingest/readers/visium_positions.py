@@ -4,14 +4,17 @@ Letters: A array spots.
 """
 
 import csv
+import io
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from spahgc.errors import SlideFormatError
-from spahgc.ingest.readers.visium_files import read_bytes
+from spahgc.ingest.readers.visium_folders import read_bytes
 
 COLUMNS: Final = (
     "barcode",
@@ -23,11 +26,13 @@ COLUMNS: Final = (
 )
 """The order that every version of Space Ranger writes, with a header or without."""
 
+_MOST_COLUMNS: Final = 1_000_000
+
 
 def read_visium_positions(path: Path) -> pd.DataFrame:
     """Read the position of every array spot.
 
-    Whether there is a header is told by its first cell, never by the file's name.
+    Whether a CSV has a header is told by its first cell, never by the file's name.
 
     Returns
     -------
@@ -40,8 +45,8 @@ def read_visium_positions(path: Path) -> pd.DataFrame:
     SlideFormatError
         If the table has other columns or values, or names a barcode or a place twice.
     """
-    rows = _read_rows(path)
-    table = pd.DataFrame(rows, columns=list(COLUMNS)).set_index("barcode").rename_axis(index=None)
+    table = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    table = table.set_index("barcode").rename_axis(index=None)
     positions = pd.DataFrame(
         {
             "array_row": _whole_numbers(path, table["array_row"]),
@@ -52,9 +57,36 @@ def read_visium_positions(path: Path) -> pd.DataFrame:
         }
     )
     _refuse_repeated(path, "barcode", positions.index)
-    places = pd.Index(zip(positions["array_row"], positions["array_col"], strict=True))
-    _refuse_repeated(path, "array row and column", places)
+    _refuse_shared_places(path, positions)
     return positions
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        table = pq.read_table(io.BytesIO(read_bytes(path)))
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise SlideFormatError(
+            f"{path}: found a file that cannot be read ({reason}), expected a parquet table; copy "
+            "it again from where it came"
+        ) from error
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise SlideFormatError(
+            f"{path}: found the columns {', '.join(table.column_names)}, expected "
+            f"{', '.join(missing)} too"
+        )
+    if not table.num_rows:
+        raise SlideFormatError(f"{path}: found no spot, expected one row for each")
+    frame = table.select(list(COLUMNS)).to_pandas()
+    kind = pd.api.types.infer_dtype(frame["barcode"], skipna=False)
+    if kind != "string":
+        raise SlideFormatError(f"{path}: found barcodes of type {kind}, expected texts")
+    return frame
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    return pd.DataFrame(_read_rows(path), columns=list(COLUMNS))
 
 
 def _read_rows(path: Path) -> list[list[str]]:
@@ -82,10 +114,14 @@ def _read_rows(path: Path) -> list[list[str]]:
 
 def _numbers(path: Path, column: "pd.Series[str]") -> "pd.Series[float]":
     """Return numbers; an empty cell or a written NaN is NaN, and any other text is refused."""
+    if pd.api.types.is_numeric_dtype(column):  # which a parquet's columns are
+        return column.astype(np.float64)
+    column = column.astype(str)
     numbers = pd.to_numeric(column, errors="coerce").astype(np.float64)
     is_blank = column.str.lower().isin(["", "nan", "na"])
     _refuse(path, column, numbers.isna() & ~is_blank, expected="a number")
-    return numbers
+    # pandas may be off by the last bit, Python never is
+    return column.where(~is_blank, "nan").map(float)
 
 
 def _pixels(path: Path, column: "pd.Series[str]") -> "pd.Series[float]":
@@ -96,7 +132,7 @@ def _pixels(path: Path, column: "pd.Series[str]") -> "pd.Series[float]":
 
 def _whole_numbers(path: Path, column: "pd.Series[str]") -> "pd.Series[int]":
     numbers = _numbers(path, column)
-    is_whole = (numbers >= 0) & (numbers < 1e6) & (np.floor(numbers) == numbers)
+    is_whole = (numbers >= 0) & (numbers < _MOST_COLUMNS) & (np.floor(numbers) == numbers)
     _refuse(path, column, ~is_whole, expected="a whole number from 0")
     return numbers.astype(np.int64)
 
@@ -124,4 +160,16 @@ def _refuse_repeated(path: Path, what: str, names: pd.Index) -> None:
         raise SlideFormatError(
             f"{path}: found {len(repeated)} times a {what} that another spot has too, for example "
             f"{repeated[0]!r}, expected each once"
+        )
+
+
+def _refuse_shared_places(path: Path, positions: pd.DataFrame) -> None:
+    place = positions["array_row"].to_numpy() * _MOST_COLUMNS + positions["array_col"].to_numpy()
+    is_repeated = pd.Index(place).duplicated()
+    if is_repeated.any():
+        first = positions[is_repeated].iloc[0]
+        raise SlideFormatError(
+            f"{path}: found {int(is_repeated.sum())} times an array row and column that another "
+            f"spot has too, for example row {first['array_row']}, column {first['array_col']}, "
+            "expected each once"
         )

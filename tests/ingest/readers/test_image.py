@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageDraw
+from scipy.spatial import cKDTree
 
 from spahgc.errors import ImageError
 from spahgc.ingest.readers.image import find_tissue, read_image_slide
+from spahgc.ingest.readers.lattice import fit_lattice, hexagonal_microns_per_pixel
 
 GLASS, TISSUE = (243, 241, 244), (190, 110, 170)
 
@@ -65,6 +67,40 @@ def test_grid_is_centered_where_the_pitch_does_not_divide_the_image(slide_file):
     x_S, y_S = slide.centers.T
     assert ((x_S - 600) / 55 % 1).tolist() == [0] * len(x_S)  # 21 columns: one in the middle
     assert ((y_S - 450) / 55 % 1).tolist() == [0.5] * len(y_S)  # 16 rows
+
+
+def test_hexagonal_grid_is_laid_like_visium(slide_file):
+    slide = read_image_slide(
+        slide_file, microns_per_pixel=2.0, pitch_um=100, lattice="hex", min_tissue_fraction=0.5
+    )
+    row, column = slide.spots["array_row"].to_numpy(), slide.spots["array_col"].to_numpy()
+    assert ((row + column) % 2 == 0).all()
+    fit = fit_lattice(np.stack([column, row], axis=1).astype(float), slide.centers)
+    assert hexagonal_microns_per_pixel(fit, 100) == pytest.approx(2.0)
+    assert fit.largest_residual_px < 1e-6
+    assert fit.row_step_px == pytest.approx(50 * np.sqrt(3) / 2)
+    distance, _ = cKDTree(slide.centers).query(slide.centers, k=7)
+    assert distance[:, 1].max() == pytest.approx(50)
+    has_six = np.isclose(distance[:, 6], 50)
+    assert has_six.mean() > 0.5
+    # The tissue of 500 x 400 px holds one spot per 50 x 43.3 px; a rim may be in or out.
+    assert len(slide.spots) == pytest.approx(500 * 400 / (50 * 43.3), rel=0.12)
+    assert slide.spots["tissue_fraction"].max() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("lattice", ["square", "hex"])
+def test_every_cell_of_a_grid_lies_inside_the_image(tmp_path, lattice):
+    painted((333, 257), [(0, 0, 333, 257)]).save(tmp_path / "full.png")
+    slide = read_image_slide(
+        tmp_path / "full.png", microns_per_pixel=2.0, pitch_um=74, lattice=lattice
+    )
+    low, high = slide.centers.min(axis=0), slide.centers.max(axis=0)
+    height = 37 * (np.sqrt(3) / 2 if lattice == "hex" else 1)
+    half = np.array([37, height]) / 2
+    assert (low - half >= 0).all()
+    assert (high + half <= [333, 257]).all()
+    assert low + high == pytest.approx([333, 257])  # in the middle
+    assert slide.spots["tissue_fraction"].min() > 0.95
 
 
 def test_tissue_fraction_is_the_share_of_the_square(tmp_path):

@@ -20,6 +20,7 @@ from scipy.sparse import csc_matrix
 from spahgc.demo.formats import VisiumSlide, write_visium
 from spahgc.errors import ImageError, SlideFormatError
 from spahgc.ingest.readers.visium import read_visium
+from spahgc.ingest.readers.visium_counts import read_visium_counts
 
 MICRONS_PER_PIXEL = 5.0
 
@@ -147,7 +148,8 @@ def test_any_slide_written_is_read_back_exactly(tmp_path, data, ids, matrix, hea
     n_array = sum(len(range(row % 2, columns, 2)) for row in range(rows))
     in_tissue = data.draw(npst.arrays(np.bool_, n_array).filter(np.any))
     elements = st.integers(0, 2**31 - 1) | st.just(0)
-    counts = data.draw(npst.arrays(np.uint32, (int(in_tissue.sum()), len(ids)), elements=elements))
+    shape = (int(in_tissue.sum()), len(ids))
+    counts = data.draw(npst.arrays(np.uint32, shape, elements=elements).filter(np.any))
     truth = build_truth(rows=rows, columns=columns, counts=counts, in_tissue=in_tissue)
     symbols = tuple(data.draw(st.sampled_from(["A", "NA", "nan", "B"])) for _ in ids)
     truth = VisiumSlide(
@@ -563,11 +565,16 @@ def test_a_downscaled_image_is_refused_with_its_likely_scale(pictured, tmp_path)
     with Image.open(pictured / "image.tif") as image:
         small = image.convert("RGB").resize((image.width // 2, image.height // 2))
     small.save(tmp_path / "small.png")
-    with pytest.raises(SlideFormatError, match=r"a copy at about 0\.5\d* of its size; .*--image"):
+    with pytest.raises(
+        SlideFormatError, match=r"a copy at about 0\.5\d* of its size, .*--rescale-image"
+    ):
         read_visium(pictured, image=tmp_path / "small.png")
     for path in (pictured / "outs" / "spatial").glob("*.png"):
         path.unlink()
-    with pytest.raises(SlideFormatError, match=rf"{small.width} x {small.height} px.*at most 0\."):
+    with pytest.raises(
+        SlideFormatError,
+        match=rf"{small.width} x {small.height} px.*at 0\.5\d+ of its size at most",
+    ):
         read_visium(pictured, image=tmp_path / "small.png")
 
 
@@ -575,7 +582,7 @@ def test_an_image_larger_than_the_small_pictures_imply_is_warned_of(pictured, tm
     with Image.open(pictured / "image.tif") as image:
         image.convert("RGB").resize((image.width * 2, image.height * 2)).save(tmp_path / "big.png")
     warnings = texts(read_visium(pictured, image=tmp_path / "big.png"), "warning")
-    assert any("big.png is" in text and "imply" in text for text in warnings)
+    assert any("big.png has" in text and "imply" in text for text in warnings)
 
 
 def test_a_missing_stated_image_is_an_image_error(folder, tmp_path):
@@ -621,22 +628,45 @@ def test_files_of_several_slides_in_one_folder_are_refused(folder):
         read_visium(folder)
 
 
-@pytest.mark.parametrize("part", ["binned_outputs", "spatial/tissue_positions.parquet"])
-def test_visium_hd_is_refused_by_name(tmp_path, part):
-    path = tmp_path / "outs" / part
-    path.parent.mkdir(parents=True)
-    path.mkdir() if part == "binned_outputs" else path.touch()
-    with pytest.raises(SlideFormatError, match=r"Visium HD folder .* HD is not read yet"):
-        read_visium(tmp_path)
+def write_probes(folder, **parts):
+    """Turn the four genes into probes of three, the last of which the file does not include."""
+    ids = {"gene_id": [b"GA", b"GB", b"GA", b"GC"], "gene_name": [b"A", b"B", b"A", b"C"]}
+    included = {"filtered_probes": np.array([True, True, True, False])}
+    named = {key: np.array(value) for key, value in ids.items()} | included | parts
+    change_h5(folder, **{f"features__{key}": value for key, value in named.items()})
+    counts_path(folder).rename(folder / "outs" / "raw_probe_bc_matrix.h5")
 
 
 def test_counts_of_probes_are_refused_by_name_and_by_content(folder):
-    change_h5(folder, features__gene_id=np.array([b"a", b"b", b"c", b"d"]))
-    with pytest.raises(SlideFormatError, match="counts probes, expected genes"):
+    write_probes(folder)
+    with pytest.raises(SlideFormatError, match=r"only counts of probes .*--sum-probes"):
         read_visium(folder)
-    counts_path(folder).rename(folder / "outs" / "raw_probe_bc_matrix.h5")
-    with pytest.raises(SlideFormatError, match="only counts of probes"):
+    (folder / "outs" / "raw_probe_bc_matrix.h5").rename(counts_path(folder))
+    with pytest.raises(SlideFormatError, match=r"counts probes, expected genes; .*--sum-probes"):
         read_visium(folder)
+
+
+def test_probes_are_added_up_by_gene_where_the_file_includes_them(folder):
+    before = read_visium(folder).counts.toarray()
+    write_probes(folder)
+    slide = read_visium(folder, sum_probes=True)
+    assert list(slide.genes.index) == ["GA", "GB"]
+    assert list(slide.genes["symbol"]) == ["A", "B"]
+    assert np.array_equal(
+        slide.counts.toarray(), np.stack([before[:, [0, 2]].sum(1), before[:, 1]], 1)
+    )
+    assert any("3 probes added up to 2 genes" in text for text in texts(slide, "inferred"))
+    left = f"1 probes with {before[:, 3].sum()} counts left out"
+    assert any(left in text for text in texts(slide, "check"))
+
+
+def test_probes_without_a_flag_are_included_by_their_target_set_or_else_all(folder):
+    write_probes(folder, filtered_probes=None, target_sets__set=np.array([0, 1, 3]))
+    slide = read_visium(folder, sum_probes=True)
+    assert list(slide.genes.index) == ["GA", "GB", "GC"]
+    with h5py.File(folder / "outs" / "raw_probe_bc_matrix.h5", "r+") as file:
+        del file["matrix/features/target_sets"]
+    assert read_visium(folder, sum_probes=True).counts.sum() > slide.counts.sum()
 
 
 @pytest.mark.parametrize("content", [b"", b"not an hdf5 file", None], ids=["empty", "text", "cut"])
@@ -708,9 +738,37 @@ def test_repeated_barcodes_of_the_counts_are_refused(folder):
         read_visium(folder)
 
 
-def test_repeated_gene_ids_are_refused(folder):
+@pytest.mark.parametrize(
+    ("rule", "genes"),
+    [("sum", ["A", "B", "C"]), ("first", ["A", "B", "C"]), ("suffix", ["A", "B", "A-1", "C"])],
+)
+def test_repeated_gene_ids_follow_one_rule(folder, rule, genes):
+    before = read_visium(folder).counts.toarray()
     change_h5(folder, features__id=np.array([b"A", b"B", b"A", b"C"]))
-    with pytest.raises(SlideFormatError, match=r"found 1 gene ids more than once.*'A'"):
+    slide = read_visium(folder, duplicate_genes=rule)
+    expected = {
+        "sum": np.stack([before[:, 0] + before[:, 2], before[:, 1], before[:, 3]], axis=1),
+        "first": before[:, [0, 1, 3]],
+        "suffix": before,
+    }
+    assert list(slide.genes.index) == genes
+    assert np.array_equal(slide.counts.toarray(), expected[rule])
+    assert any("several columns" in text for text in texts(slide, "warning"))
+
+
+def test_versions_of_ensembl_ids_are_cut_before_duplicates_are_resolved(folder):
+    ids = [b"ENSG00000141510.12", b"ENSG00000141510.3", b"ENSMUSG00000000001.4", b"C"]
+    change_h5(folder, features__id=np.array(ids))
+    slide = read_visium(folder)
+    assert list(slide.genes.index) == ["ENSG00000141510", "ENSMUSG00000000001", "C"]
+    assert any("version suffixes" in text for text in texts(slide, "inferred"))
+
+
+def test_counts_that_are_all_zero_are_refused(folder):
+    with h5py.File(counts_path(folder)) as file:
+        data = file["matrix/data"][:]
+    change_h5(folder, data=np.zeros_like(data))
+    with pytest.raises(SlideFormatError, match="found no count above 0"):
         read_visium(folder)
 
 
@@ -922,6 +980,17 @@ def test_a_real_slide_whose_counts_are_floats_is_read(real_slides):
 
 
 @pytest.mark.real
-def test_a_real_probe_matrix_is_refused(real_slides):
+def test_a_real_probe_matrix_is_refused_or_added_up(real_slides):
+    folder = real_slides / "visium" / "scanpy_lymph" / "2.1.0"
     with pytest.raises(SlideFormatError, match="only counts of probes"):
-        read_visium(real_slides / "visium" / "scanpy_lymph" / "2.1.0")
+        read_visium(folder)
+    summed = read_visium_counts(folder / "raw_probe_bc_matrix.h5", probes=True)
+    with h5py.File(folder / "raw_probe_bc_matrix.h5") as file:
+        group = file["matrix"]
+        gene = group["features/gene_id"].asstr()[:]
+        included = group["features/filtered_probes"][:]
+        shape = group["shape"][:]
+        plain = csc_matrix((group["data"][:], group["indices"][:], group["indptr"][:]), shape=shape)
+    table = pd.DataFrame(plain.toarray()[included]).groupby(gene[included]).sum()
+    assert np.array_equal(summed.matrix.toarray().T, table.loc[summed.genes.index])
+    assert len(summed.genes) == 671

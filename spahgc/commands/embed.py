@@ -1,0 +1,106 @@
+"""The command that embeds patches, and the options it shares with ``ingest``: ``embed``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spahgc.commands.screen import FOLDER, progress_bar, store_option
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from spahgc.ingest.embedding import EmbeddingReport
+
+
+def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what decides how patches are embedded, and where."""
+    for option in reversed(
+        [
+            click.option(
+                "--encoder",
+                default="lite0",
+                show_default=True,
+                help="Patch encoder: lite0, or timm:MODEL.",
+            ),
+            click.option("--weights", type=FOLDER, help="Weights file to take for the encoder."),
+            click.option(
+                "--patch-um",
+                type=click.FloatRange(min=0, min_open=True),
+                default=112.0,
+                show_default=True,
+                help="Width of a patch on the tissue, in µm.",
+            ),
+            click.option("--device", default="cpu", show_default=True, help="As torch names it."),
+            click.option(
+                "--workers",
+                type=click.IntRange(min=0),
+                default=0,
+                help="Processes of a Dask cluster on this machine; 0 embeds in this one.",
+            ),
+            click.option("--scheduler", help="Address of a running Dask scheduler, tcp://…"),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("slides", nargs=-1)
+@store_option
+@embedding_options
+@click.option("--json", "as_json", is_flag=True, help="Print a report for machines.")
+def embed(store: Path, slides: tuple[str, ...], *, as_json: bool, **how: Any) -> None:  # noqa: ANN401
+    """Embed the patches of SLIDES (by default all) that lack this encoder's embedding."""
+    report = embed_stored(store, slides or None, **how)
+    say_embedded(report, as_json=as_json)
+
+
+def embed_stored(
+    store: Path,
+    slides: Iterable[str] | None,
+    *,
+    encoder: str,
+    weights: Path | None,
+    patch_um: float,
+    device: str,
+    workers: int,
+    scheduler: str | None,
+) -> EmbeddingReport:
+    """Embed slides of a store, with a bar."""
+    from spahgc.ingest.embedding import EmbeddingConfig, embed_slides
+    from spahgc.store.cohort import open_cohort
+
+    cohort = open_cohort(store)
+    names = list(cohort.slides) if slides is None else list(slides)
+    config = EmbeddingConfig(encoder=encoder, weights=weights, side_um=patch_um, device=device)
+    n_spots = sum(cohort[name].n_spots for name in names if cohort[name].entry.image)
+    with progress_bar(f"embedding with {encoder}", n_spots, unit="spots") as advance:
+        return embed_slides(
+            store,
+            config=config,
+            slides=names,
+            workers=workers,
+            scheduler=scheduler,
+            advance=advance,
+        )
+
+
+def say_embedded(report: EmbeddingReport, *, as_json: bool) -> None:
+    """Say what was embedded, kept and left out."""
+    from dataclasses import asdict
+
+    if as_json:
+        click.echo(json.dumps(asdict(report), indent=1))
+        return
+    for slide, n_spots in report.embedded.items():
+        padded = report.padded.get(slide)
+        note = f", {padded} of them reach over the image's border" if padded else ""
+        click.echo(f"{slide}: {n_spots} spots embedded as {report.embedding}{note}")
+    for slide in report.kept:
+        click.echo(f"{slide}: already embedded as {report.embedding}")
+    for slide, reason in report.left_out.items():
+        click.echo(f"{slide}: not embedded, {reason}")

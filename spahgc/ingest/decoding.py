@@ -1,0 +1,90 @@
+"""Plain images, decoded whole by Pillow: JPEG, PNG and striped TIFF."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageFile
+
+from spahgc.errors import ImageError
+
+_FORMATS: Final = ("JPEG", "PNG", "TIFF")
+_EIGHT_BIT_MODES: Final = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+_WHITE: Final = (255, 255, 255)
+_pillow_limit = threading.Lock()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """Open an image, whatever its size, reading no more than its header."""
+    # Pillow's guard against decompression bombs is one number for the whole process: it is
+    # lifted only while the header is read, and `refuse_undecodable` sets our own limit.
+    with _pillow_limit:
+        usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(path, formats=_FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
+    with image:
+        yield image
+
+
+def refuse_undecodable(path: Path, image: ImageFile.ImageFile, *, at_most: int) -> None:
+    """Refuse an image of more than ``at_most`` pixels, or of more than 8 bits per channel.
+
+    Raises
+    ------
+    ImageError
+        If it is one.
+    """
+    width, height = image.size
+    if width * height > at_most:
+        raise ImageError(
+            f"{path}: {width} x {height} px is too large to decode, expected at most "
+            f"{at_most:,} px; convert it once, "
+            f"`vips tiffsave {path.name} {path.stem}.tif --tile --pyramid`, and give the result"
+        )
+    is_wide = image.mode.startswith("I;16") or any(";16" in str(tile.args) for tile in image.tile)
+    if is_wide or image.mode not in _EIGHT_BIT_MODES:
+        raise ImageError(
+            f"{path}: pixels are {image.mode}{' of 16 bits' if is_wide else ''}, "
+            "expected 8 bits per channel; convert it to 8 bits first"
+        )
+
+
+def orientation_remarks(path: Path, image: ImageFile.ImageFile) -> tuple[str, ...]:
+    """Say so where EXIF asks to show the image otherwise than its pixels are stored."""
+    tag = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    if tag == 1:
+        return ()
+    text = (
+        f"{path.name} asks to be shown turned or mirrored (orientation tag {tag}); its pixels are "
+        "taken as they are stored: check that the coordinates were measured that way"
+    )
+    return (text,)
+
+
+def over_white(image: Image.Image) -> Image.Image:
+    """Return the image in RGB, laid over white where it is transparent."""
+    if not image.has_transparency_data:
+        if image.mode != "RGB":
+            return image.convert("RGB")
+        image.load()
+        return image
+    clear = image.convert("RGBA")
+    pixels = Image.new("RGB", clear.size, _WHITE)
+    pixels.paste(clear, mask=clear.getchannel("A"))
+    return pixels
+
+
+def shrink(
+    pixels: Image.Image,
+    size: tuple[int, int],
+    box: tuple[float, float, float, float] | None = None,
+) -> NDArray[np.uint8]:
+    """Return pixels (of a box) resampled to a smaller width and height; (height, width, 3)."""
+    return np.array(pixels.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0))

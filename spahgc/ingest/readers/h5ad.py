@@ -1,0 +1,93 @@
+"""Any AnnData file with raw counts and the places of its spots."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Final
+
+from spahgc.ingest.images import open_image
+from spahgc.ingest.readers.genes import DuplicateRule
+from spahgc.ingest.readers.h5ad_table import read_spot_table
+from spahgc.ingest.readers.overlay import check_overlay, thumbnails
+from spahgc.ingest.readers.scales import agreed_scales, lattice_scale
+from spahgc.schema import Finding, Slide
+
+_SCALED_SPOT_UM: Final = 65.0  # what spot_diameter_fullres is documented to measure
+_SPOT_SCALE: Final = "spot_diameter_65um"
+
+
+def read_h5ad_slide(
+    path: Path,
+    *,
+    image: Path | None = None,
+    name: str | None = None,
+    patient: str | None = None,
+    microns_per_pixel: float | None = None,
+    counts_layer: str | None = None,
+    pitch_um: float | None = None,
+    spot_diameter_um: float | None = None,
+    duplicate_genes: DuplicateRule = "sum",
+) -> Slide:
+    """Read one slide from an h5ad file.
+
+    Parameters
+    ----------
+    path
+        With ``obsm['spatial']``: x, y of each spot's center in full-resolution pixels.
+    image
+        The image that these pixels refer to.
+    name
+        None takes the file's name without its ending.
+    patient
+        None means unknown.
+    microns_per_pixel
+        Goes before every estimate.
+    counts_layer
+        Name of the layer that holds raw counts, ``X`` or ``raw``; None takes ``counts``, ``raw``
+        or ``X``, the first that holds whole numbers.
+    pitch_um
+        Distance between neighbouring spots, in µm; None takes 100 on a hexagonal lattice.
+    spot_diameter_um
+        Width of a spot, in µm.
+    duplicate_genes
+        What becomes of genes that have several columns.
+
+    Raises
+    ------
+    SlideFormatError
+        If the file is damaged, holds no raw counts, no places or several slides, or the spots
+        do not fit their lattice or the image.
+    ImageError
+        If the image cannot be read.
+    """
+    name = name or path.stem
+    table = read_spot_table(path, counts_layer=counts_layer, duplicate_genes=duplicate_genes)
+    findings = list(table.findings)
+    with nullcontext() if image is None else open_image(image) as opened:
+        pitch, pitch_um = lattice_scale(name, table.spots, table.centers, pitch_um, findings)
+        sources = {"stated": microns_per_pixel, "pitch": pitch, "image": None, _SPOT_SCALE: None}
+        if opened is None:
+            findings.append(Finding(kind="warning", text="no image: the slide cannot be embedded"))
+        else:
+            findings.append(Finding(kind="file", text=f"image: {opened.path.name}"))
+            check_overlay(name, table.centers, opened, findings)
+            sources["image"] = opened.microns_per_pixel
+        diameter_px = table.scale_factors.get("spot_diameter_fullres")
+        if diameter_px is not None:
+            sources[_SPOT_SCALE] = _SCALED_SPOT_UM / diameter_px
+        scales = agreed_scales(name, sources, findings, doubtful={_SPOT_SCALE})
+        return Slide(
+            name=name,
+            platform="h5ad",
+            spots=table.spots,
+            centers=table.centers,
+            counts=table.counts,
+            genes=table.genes,
+            microns_per_pixel=next(iter(scales.values()), None),
+            microns_per_pixel_sources=scales,
+            spot_diameter_um=spot_diameter_um,
+            pitch_um=pitch_um,
+            patient=patient,
+            image=None if opened is None else opened.file,
+            thumbnails=thumbnails(opened) or table.thumbnails,
+            findings=tuple(findings),
+        )
