@@ -2,11 +2,12 @@
 
     .venv/bin/python benchmarks/ingest_visium.py FOLDER [FOLDER …] [--runs 7]
 
-Each FOLDER is a slide as Space Ranger leaves it, and is copied without its pictures. Both sides read counts and positions, join them,
-and write a Zarr store: scanpy by `read_10x_h5` or `read_10x_mtx`, pandas, and
-`AnnData.write_zarr` with its defaults; spahgc by `read_visium` and `add_slide`, checks, read-back
-and fsync included. Runs alternate in one process; what is told is the median and the ratio of
-the medians. Then the peak memory of a synthetic slide of 5,000 spots, in a process of its own.
+Each FOLDER is a slide as Space Ranger leaves it; it is copied without its pictures. Both sides
+read counts and positions, join them, and write a Zarr store: scanpy by `read_10x_h5` or
+`read_10x_mtx`, pandas, and `AnnData.write_zarr` with its defaults; spahgc by `read_visium` and
+`add_slide`, checks, read-back and fsync included. Runs alternate in one process; what is told is
+the median and the ratio of the medians. Before that, the peak memory of a synthetic slide of
+5,000 spots, in a process of its own.
 """
 
 import argparse

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from spahgc.errors import SpahgcError
+from spahgc.ingest.tissue import with_tissue_fraction
 from spahgc.schema import Finding, Slide
 from spahgc.store.commits import create_store, open_store
 from spahgc.store.staging import add_slide, find_twins
@@ -71,7 +72,7 @@ def ingest_slides(
         open_store(store)  # a wrong place is told before a minute of reading
     for item in pending:
         try:
-            slide = _warned_of_twins(item.read(), store)
+            slide = _warned_of_twins(with_tissue_fraction(item.read()), store)
             outcome: Literal["added", "kept", "replaced", "read"] = "read"
             if not dry_run:
                 outcome = add_slide(create_store(store), slide, replace_existing=replace_existing)

@@ -305,8 +305,8 @@ def _lock(store: Store, name: str) -> BaseFileLock:
 
 def _read_back(slide: Slide, manifest: Manifest, folder: Path) -> None:
     counts = manifest.open_group(folder)[layout.COUNTS]
-    parts = {name: np.asarray(counts[name][:]) for name in ("data", "indices", "indptr")}  # type: ignore[index]
-    for name, part in parts.items():
+    for name in ("data", "indices", "indptr"):
+        part = np.asarray(counts[name][:])  # type: ignore[index]
         if not np.array_equal(part, getattr(slide.counts, name)):
             raise StoreError(
                 f"slide {slide.name}: X/{name} read back differs from what was written"

@@ -11,6 +11,7 @@ from typing import Any
 
 import anndata
 import numpy as np
+import pandas as pd
 import zarr
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
@@ -59,11 +60,12 @@ def digest_slide(slide: Slide) -> str:
     digest = sha256((digest_counts(slide) or "").encode())
     digest.update(np.ascontiguousarray(slide.centers).tobytes())
     for frame in (slide.spots, slide.genes):
-        digest.update(frame.to_csv().encode())
+        digest.update(json.dumps(list(map(str, frame.columns))).encode())
+        digest.update(pd.util.hash_pandas_object(frame).to_numpy().tobytes())
     facts = {key: fact for key, fact in _facts(slide).items() if key != "image"}
     digest.update(json.dumps(facts, sort_keys=True).encode())
     if slide.image is not None:
-        digest.update(repr(slide.image.size).encode())
+        digest.update(digest_image(slide.image.path).encode())
     return digest.hexdigest()
 
 
@@ -72,8 +74,9 @@ def digest_counts(slide: Slide) -> str | None:
     if not len(slide.genes):
         return None
     digest = sha256(repr(slide.counts.shape).encode())
-    for part in (slide.counts.data, slide.counts.indices, slide.counts.indptr):
-        digest.update(np.ascontiguousarray(part, dtype=np.int64).data)
+    counts = slide.counts
+    for part, dtype in ((counts.data, "u4"), (counts.indices, "i4"), (counts.indptr, "i8")):
+        digest.update(np.ascontiguousarray(part, dtype=dtype).data)
     return digest.hexdigest()
 
 
@@ -127,7 +130,7 @@ def write_sharded(group: zarr.Group, name: str, part: NDArray[Any], *, chunk: in
 
 
 def _codecs() -> list[BloscCodec | Crc32cCodec]:
-    return [BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"), Crc32cCodec()]
+    return [BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Crc32cCodec()]
 
 
 def _facts(slide: Slide) -> dict[str, Any]:

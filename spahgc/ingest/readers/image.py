@@ -10,16 +10,13 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
-from scipy.ndimage import map_coordinates
 from scipy.sparse import csr_matrix
-from skimage.filters import threshold_otsu
-from skimage.morphology import closing, disk, opening
 
 from spahgc.errors import ImageError
 from spahgc.ingest.images import SlideImage, open_image
 from spahgc.ingest.readers.overlay import thumbnails
 from spahgc.ingest.readers.scales import SCALES_DIFFER
+from spahgc.ingest.tissue import find_tissue, share_of_tissue
 from spahgc.schema import Finding, Slide
 
 TISSUE_MICRONS_PER_PIXEL: Final = 8.0
@@ -28,24 +25,7 @@ TISSUE_MICRONS_PER_PIXEL: Final = 8.0
 LONGEST_TISSUE_PX: Final = 2000
 """Longer side of that thumbnail at most; a large slide is looked at more coarsely."""
 
-SATURATION_RANGE: Final = (0.05, 0.2)
-"""The tissue threshold stays within: paler is glass, and Otsu's threshold lies inside the tissue
-where a slide has nearly no glass."""
-
-DARKEST_TISSUE: Final = 0.2
-"""Darker HSV values are a scanner's frame or marker, not stained tissue; 0 to 1."""
-
 GridShape: TypeAlias = Literal["square", "hex"]
-
-
-class TissueMask(NamedTuple):
-    """Where a slide has tissue."""
-
-    is_tissue: NDArray[np.bool_]
-    """(H, W)"""
-
-    saturation: float
-    """Threshold on the HSV saturation, 0 to 1."""
 
 
 def read_image_slide(
@@ -117,30 +97,6 @@ def read_image_slide(
         )
 
 
-def find_tissue(pixels_HW3: NDArray[np.uint8]) -> TissueMask:
-    """Tell tissue from glass by its saturation, with Otsu's threshold.
-
-    Parameters
-    ----------
-    pixels_HW3
-        RGB of a thumbnail, at about 8 µm per pixel.
-
-    References
-    ----------
-    Otsu, A threshold selection method from gray-level histograms, 1979,
-    doi 10.1109/TSMC.1979.4310076
-    """
-    hsv_HW3 = np.asarray(Image.fromarray(pixels_HW3).convert("HSV"))
-    # Black has no colour, but its noise looks saturated.
-    saturation_HW = np.where(hsv_HW3[..., 2] < 255 * DARKEST_TISSUE, 0, hsv_HW3[..., 1])
-    least, most = (round(255 * bound) for bound in SATURATION_RANGE)
-    threshold = int(np.clip(threshold_otsu(saturation_HW), least, most))
-    rough_HW = saturation_HW > threshold
-    # Opening takes away dust and pen dots, closing fills fat and vessels narrower than a cell row.
-    is_tissue_HW = closing(opening(rough_HW, disk(1)), disk(2))
-    return TissueMask(is_tissue_HW, threshold / 255)
-
-
 def _scale(image: SlideImage, stated: float | None) -> tuple[dict[str, float], list[Finding]]:
     estimates = {"stated": stated, "image": image.microns_per_pixel}
     sources = {source: value for source, value in estimates.items() if value is not None}
@@ -173,7 +129,7 @@ def _spots_on_tissue(
     longest_um = max(image.size) * scale
     longest_px = min(LONGEST_TISSUE_PX, round(longest_um / TISSUE_MICRONS_PER_PIXEL))
     mask = find_tissue(image.thumbnail(max(1, longest_px)).pixels)
-    tissue_A = _share_of_tissue(mask.is_tissue, grid, size=image.size)
+    tissue_A = share_of_tissue(mask.is_tissue, grid.centers_A2, cell=grid.cell, size=image.size)
     is_kept_A = tissue_A >= min_tissue_fraction
     if not is_kept_A.any():
         raise ImageError(
@@ -228,25 +184,3 @@ def _middles(side: float, wide: float, apart: float) -> NDArray[np.float64]:
     n_cells = 1 + floor((side - wide) / apart + 1e-9)
     margin = (side - wide - (n_cells - 1) * apart) / 2
     return margin + wide / 2 + apart * np.arange(n_cells, dtype=np.float64)
-
-
-def _share_of_tissue(
-    is_tissue_HW: NDArray[np.bool_], grid: _Grid, *, size: tuple[int, int]
-) -> NDArray[np.float64]:
-    """Give each cell's share of tissue; (A,), 0 to 1.
-
-    The sum of tissue above and left of a corner is linear between thumbnail pixels, so cells
-    need not end on one.
-    """
-    height, width = is_tissue_HW.shape
-    sum_HW = np.pad(is_tissue_HW.cumsum(0).cumsum(1).astype(float), ((1, 0), (1, 0)))
-    shrink_2 = np.array([width / size[0], height / size[1]])
-    half_2 = np.array(grid.cell) / 2 * shrink_2
-    x_A, y_A = (grid.centers_A2 * shrink_2).T
-
-    def sum_before(x_sign: int, y_sign: int) -> NDArray[np.float64]:
-        corners = (y_A + y_sign * half_2[1], x_A + x_sign * half_2[0])
-        return np.asarray(map_coordinates(sum_HW, corners, order=1, mode="nearest"))
-
-    tissue_A = sum_before(1, 1) - sum_before(-1, 1) - sum_before(1, -1) + sum_before(-1, -1)
-    return np.clip(tissue_A / (4 * half_2.prod()), 0, 1)

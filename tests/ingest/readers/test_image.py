@@ -8,8 +8,9 @@ from PIL import Image, ImageDraw
 from scipy.spatial import cKDTree
 
 from spahgc.errors import ImageError
-from spahgc.ingest.readers.image import find_tissue, read_image_slide
+from spahgc.ingest.readers.image import read_image_slide
 from spahgc.ingest.readers.lattice import fit_lattice, hexagonal_microns_per_pixel
+from spahgc.ingest.tissue import find_tissue
 
 GLASS, TISSUE = (243, 241, 244), (190, 110, 170)
 

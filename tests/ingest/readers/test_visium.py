@@ -936,7 +936,9 @@ def test_all_problems_of_a_folder_come_in_one_line(folder):
 
 
 def read_positions_plainly(path: Path, *, has_header: bool) -> pd.DataFrame:
-    return pd.read_csv(path, header=0 if has_header else None, index_col=0)
+    return pd.read_csv(
+        path, header=0 if has_header else None, index_col=0, float_precision="round_trip"
+    )
 
 
 @pytest.mark.real

@@ -621,7 +621,21 @@ CASES = [
     Case(
         "text for an image", image_bytes("tif", lambda _: b"no"), refused="other", error=ImageError
     ),
-    Case("an image cut short", no_image_pixels, refused=r"other\.jpg", error=ImageError),
+    *(
+        Case(
+            f"a {suffix} cut short",
+            image_bytes(suffix, cut),
+            refused=rf"other\.{suffix}",
+            error=ImageError,
+        )
+        for suffix in ("png", "jpg", "tif")
+    ),
+    Case(
+        "an image cut short without small ones",
+        no_image_pixels,
+        refused=r"other\.jpg",
+        error=ImageError,
+    ),
     Case(
         "a folder for the image",
         lambda folder: {"image": folder / "outs"},
