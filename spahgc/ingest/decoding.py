@@ -1,6 +1,7 @@
 """Plain images, decoded whole by Pillow: JPEG, PNG and striped TIFF."""
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,14 +20,17 @@ _pillow_limit = threading.Lock()
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """Open an image, whatever its size, reading no more than its header."""
+def opened(path: Path, *, remarks: list[str] | None = None) -> Iterator[ImageFile.ImageFile]:
+    """Open an image, whatever its size, reading no more than its header.
+
+    What Pillow warns of while the header is read goes to ``remarks``, where they are given.
+    """
     # Pillow's guard against decompression bombs is one number for the whole process: it is
     # lifted only while the header is read, and `refuse_undecodable` sets our own limit.
     with _pillow_limit:
         usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(path, formats=_FORMATS)
+            image = _open(path) if remarks is None else _open_remarking(path, remarks)
         finally:
             Image.MAX_IMAGE_PIXELS = usual
     with image:
@@ -79,6 +83,18 @@ def over_white(image: Image.Image) -> Image.Image:
     pixels = Image.new("RGB", clear.size, _WHITE)
     pixels.paste(clear, mask=clear.getchannel("A"))
     return pixels
+
+
+def _open(path: Path) -> ImageFile.ImageFile:
+    return Image.open(path, formats=_FORMATS)
+
+
+def _open_remarking(path: Path, remarks: list[str]) -> ImageFile.ImageFile:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        image = _open(path)
+    remarks.extend(f"{path.name}: {' '.join(str(one.message).split())}" for one in told)
+    return image
 
 
 def shrink(

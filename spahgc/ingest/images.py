@@ -149,10 +149,10 @@ def open_image(path: Path) -> SlideImage:
         If there is no such file, it is no image that can be read, or it is a plain image too
         large to decode.
     """
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise ImageError(f"{path} {found}, expected an image file")
     with _as_image_errors(path):
+        if not path.is_file():
+            found = "is a folder" if path.is_dir() else "does not exist"
+            raise ImageError(f"{path} {found}, expected an image file")
         vendor = openslide.OpenSlide.detect_format(path)
         # What a scanner's maker wrote keeps its own rules.
         is_plain_tiff = vendor in (None, "generic-tiff") and is_tiff(path)
@@ -228,14 +228,15 @@ class _PlainImage(SlideImage):
     """An image that Pillow decodes whole, once, when its first pixel is asked for."""
 
     def __init__(self, path: Path, stated: tuple[float, float] | None) -> None:
-        with opened(path) as image:
+        told: list[str] = []
+        with opened(path, remarks=told) as image:
             refuse_undecodable(path, image, at_most=MAX_DECODED_PIXELS)
             super().__init__(
                 path,
                 size=image.size,
                 reader="pillow",
                 microns_per_pixel=plausible_microns_per_pixel(stated),
-                remarks=orientation_remarks(path, image),
+                remarks=(*orientation_remarks(path, image), *told),
             )
         self._pixels: Image.Image | None = None
         self._decoding = threading.Lock()

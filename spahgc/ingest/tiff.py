@@ -1,5 +1,6 @@
 """What a TIFF's header says that the libraries which decode it do not heed."""
 
+import logging
 import struct
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,9 @@ from spahgc.errors import ImageError
 _ORIENTATION: Final = 274
 _MICRONS_OF_UNIT: Final = {"\u00b5m": 1.0, "\u03bcm": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 _STARTS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF, both byte orders
+
+# A broken file is told by the error raised for it, not by a log line per broken tag besides.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 def is_tiff(path: Path) -> bool:
@@ -44,7 +48,7 @@ def read_ome_pixel_size(path: Path) -> tuple[float, float] | None:
             return _ome_pixel_size(tiff.ome_metadata)
     except ImageError:
         raise
-    except (tifffile.TiffFileError, struct.error, LookupError, ValueError) as error:
+    except (tifffile.TiffFileError, struct.error, LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ImageError(f"{path} cannot be read as an image: {reason}") from error
 

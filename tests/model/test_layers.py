@@ -1,4 +1,3 @@
-import naive
 import pytest
 import torch
 from torch.testing import assert_close
@@ -12,6 +11,7 @@ from spahgc.model.layers import (
     NeighbourTable,
     Nodes,
 )
+from tests.model import naive
 
 TINY = naive.TINY
 ATTENTION = {"n_heads": 2, "slope": 0.2, "dropout": 0.0}

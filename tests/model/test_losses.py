@@ -1,10 +1,10 @@
-import naive
 import pytest
 import torch
 from torch.testing import assert_close
 
 from spahgc.model.losses import LossWeights, contrast, expression_loss, total_loss
 from spahgc.model.masking import frozen_copy, mask_graph
+from tests.model import naive
 
 
 def normal(*shape, seed=0):

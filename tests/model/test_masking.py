@@ -1,9 +1,9 @@
-import naive
 import pytest
 import torch
 from torch.testing import assert_close
 
 from spahgc.model.masking import complementary_masks, frozen_copy, mask_graph, update_average
+from tests.model import naive
 
 
 def generator(seed=0):

@@ -1,12 +1,12 @@
 from dataclasses import fields, replace
 
-import naive
 import pytest
 import torch
 from torch.testing import assert_close
 
 from spahgc.errors import MismatchError
 from spahgc.model.network import NetworkConfig, SpaHGC, graph_tensors
+from tests.model import naive
 
 SEEDS = pytest.mark.parametrize("seed", [0, 1, 2])
 

@@ -128,13 +128,16 @@ def _spots_on_tissue(
     grid = _grid(image, pitch_px, lattice)
     longest_um = max(image.size) * scale
     longest_px = min(LONGEST_TISSUE_PX, round(longest_um / TISSUE_MICRONS_PER_PIXEL))
-    mask = find_tissue(image.thumbnail(max(1, longest_px)).pixels)
+    thumbnail = image.thumbnail(max(1, longest_px))
+    mask = find_tissue(thumbnail.pixels)
     tissue_A = share_of_tissue(mask.is_tissue, grid.centers_A2, cell=grid.cell, size=image.size)
     is_kept_A = tissue_A >= min_tissue_fraction
     if not is_kept_A.any():
+        is_grey = not np.ptp(thumbnail.pixels, axis=2).any()
         raise ImageError(
             f"{image.path}: no tissue found, the fullest of {len(tissue_A)} squares has "
             f"{tissue_A.max():.0%}, expected at least {min_tissue_fraction:.0%}"
+            f"{'; the image has no colour, and tissue is told by its colour' if is_grey else ''}"
         )
     row_S, column_S = grid.row_A[is_kept_A], grid.column_A[is_kept_A]
     spots = pd.DataFrame(

@@ -1,6 +1,6 @@
 """Read the tables of one legacy Spatial Transcriptomics section.
 
-Letters: S spots, G genes.
+Letters: S spots, G genes, N cells of the counts, row by row.
 """
 
 import csv
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Final, NamedTuple, TextIO, cast
+from typing import Any, BinaryIO, Final, NamedTuple, TextIO, cast
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ PIXELS: Final = ["pixel_x", "pixel_y"]
 
 _LARGEST_COUNT: Final = np.iinfo(np.uint32).max
 _SPOT_ID: Final = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*x\s*(-?\d+(?:\.\d+)?)\s*")
+_TAB_TO_LINE_END: Final = bytes.maketrans(b"\t", b"\n")
 _BLOCK_BYTES: Final = 1 << 26  # a row of many thousand genes must fit into one block
 
 
@@ -54,6 +55,9 @@ def read_counts(path: Path) -> StCounts:
     """
     with _as_format_errors(path):
         genes = _read_gene_names(path)
+        plain = _read_plain(path, genes)
+        if plain is not None:
+            return plain
         table = _read_columns(path, n_columns=len(genes) + 1)
     if table.num_rows == 0:
         raise SlideFormatError(f"{path}: no row below its header, expected one per spot")
@@ -126,6 +130,49 @@ def _read_gene_names(path: Path) -> list[str]:
     if not all(gene.strip() for gene in genes):
         raise SlideFormatError(f"{path}: a column has no gene name, expected one above each")
     return [gene.strip() for gene in genes]
+
+
+def _read_plain(path: Path, genes: list[str]) -> StCounts | None:
+    """Read a table whose cells are all plain counts; None leaves it to a reader that explains."""
+    with _opened_bytes(path) as file:
+        lines = [line for line in file.read().splitlines()[1:] if line]
+    ids, rows = [], []
+    for line in lines:
+        spot, _, row = line.partition(b"\t")
+        ids.append(spot.decode().strip('"'))
+        rows.append(row)
+    if not rows or any(row.count(b"\t") != len(genes) - 1 for row in rows):
+        return None
+    count_N = _read_one_column(b"\n".join(rows).translate(_TAB_TO_LINE_END))
+    if count_N is None or len(count_N) != len(rows) * len(genes):
+        return None
+    written = pd.Series(ids)
+    written.index = _normalised(path, written)
+    matrix = _to_rows(count_N, n_genes=len(genes))
+    return StCounts(written, matrix, pd.Index(genes, dtype=object))
+
+
+def _to_rows(count_N: NDArray[np.uint32], *, n_genes: int) -> csr_matrix:
+    n_spots = len(count_N) // n_genes
+    seen = np.flatnonzero(count_N)
+    starts = np.searchsorted(seen, np.arange(n_spots + 1) * n_genes)
+    return csr_matrix((count_N[seen], seen % n_genes, starts), shape=(n_spots, n_genes))
+
+
+def _read_one_column(cells: bytes) -> NDArray[np.uint32] | None:
+    # A table has far more genes than spots, and each column of its own costs more than its cells.
+    try:
+        table = pyarrow.csv.read_csv(
+            pa.BufferReader(cells),
+            read_options=pyarrow.csv.ReadOptions(column_names=["count"], block_size=1 << 22),
+            parse_options=pyarrow.csv.ParseOptions(quote_char=False),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types={"count": pa.uint32()}, null_values=[]
+            ),
+        )
+    except pa.ArrowInvalid:
+        return None
+    return cast("NDArray[np.uint32]", table.column(0).to_numpy())
 
 
 def _read_columns(path: Path, *, n_columns: int) -> Any:  # noqa: ANN401  pyarrow is untyped
@@ -217,6 +264,10 @@ def _is_gzipped(path: Path) -> bool:
         return file.read(2) == b"\x1f\x8b"
 
 
+def _opened_bytes(path: Path) -> BinaryIO:
+    return cast("BinaryIO", (gzip.open if _is_gzipped(path) else open)(path, "rb"))
+
+
 def _opened_text(path: Path) -> TextIO:
     opener = gzip.open if _is_gzipped(path) else open
     return cast("TextIO", opener(path, "rt", encoding="utf-8-sig", newline=""))
@@ -224,9 +275,10 @@ def _opened_text(path: Path) -> TextIO:
 
 @contextmanager
 def _as_format_errors(path: Path) -> Iterator[None]:
-    if not path.is_file():
-        raise SlideFormatError(f"{path} does not exist, expected a table")
     try:
+        if not path.is_file():
+            found = "is a folder" if path.is_dir() else "does not exist"
+            raise SlideFormatError(f"{path} {found}, expected a table")
         yield
     except SpahgcError:
         raise
