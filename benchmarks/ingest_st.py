@@ -43,7 +43,8 @@ def compare(table: Path, n_runs: int) -> str:
     by_pandas, by_spahgc, unzipping = (1000 * float(np.median(s)) for s in seconds.values())
     return (
         f"{ours.shape[0]} spots x {ours.shape[1]} genes, pandas {by_pandas:.0f} ms, spahgc "
-        f"{by_spahgc:.0f} ms, {by_pandas / by_spahgc:.1f} times faster; unzipping {unzipping:.0f} ms"
+        f"{by_spahgc:.0f} ms, {by_pandas / by_spahgc:.1f} times faster; "
+        f"unzipping {unzipping:.0f} ms"
     )
 
 

@@ -16,6 +16,8 @@ import zarr
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
 
 from spahgc.schema import Slide
 from spahgc.store import layout
@@ -40,7 +42,9 @@ def write_table(slide: Slide, folder: Path, *, made_by: str) -> dict[str, Any]:
         zarr_write_format=3, auto_shard_zarr_v3=False, allow_write_nullable_strings=True
     )
     with settings, zarr.config.set({"array.write_empty_chunks": True}):
-        group = zarr.open_group(folder, mode="w-", zarr_format=3)
+        written: dict[str, Buffer] = {}
+        # a file is written once, whole, and not at every step of AnnData's many
+        group = zarr.open_group(MemoryStore(written), mode="w", zarr_format=3)
         _write_counts(group, slide.counts)
         centers = {"spatial": slide.centers.astype(np.float64)}
         for key, element in {
@@ -52,6 +56,10 @@ def write_table(slide: Slide, folder: Path, *, made_by: str) -> dict[str, Any]:
         }.items():
             anndata.io.write_elem(group, key, element, dataset_kwargs={"compressors": _codecs()})
         group.attrs.update(layout.TABLE_ATTRIBUTES)
+    for key, content in written.items():
+        path = folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.as_buffer_like())
     return dict(layout.TABLE_ATTRIBUTES)
 
 

@@ -62,8 +62,8 @@ def _read_features(path: Path) -> pd.DataFrame:
             f"{path}: found rows of {found} columns, expected a gene id, a symbol and perhaps a "
             "type in each, separated by tabs"
         )
-    names = _FEATURE_COLUMNS[:n_columns]
-    return pd.DataFrame([row[: len(names)] for row in rows], columns=list(names))
+    columns = zip(*rows, strict=False)  # rows may end in columns that nobody needs
+    return pd.DataFrame(dict(zip(_FEATURE_COLUMNS[:n_columns], columns, strict=False)))
 
 
 def _lines(path: Path) -> list[str]:
