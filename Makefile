@@ -27,11 +27,14 @@ types: $(READY)
 imports: $(READY)
 	$(BIN)/lint-imports
 
+# slides to measure on; synthetic ones where none are named: make bench HER2ST=… VISIUM="… …"
 bench: $(READY)
-	$(BIN)/python benchmarks/embedding_rate.py
+	$(BIN)/python benchmarks/embedding_rate.py $(HER2ST)
+	$(BIN)/python benchmarks/ingest_hd.py
+	$(if $(VISIUM),$(BIN)/python benchmarks/ingest_visium.py $(VISIUM))
 
 soak: $(READY)
-	SPAHGC_SOAK=1 $(BIN)/python -m pytest tests/soak
+	SPAHGC_KILLS=200 $(BIN)/python -m pytest tests/test_killed.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

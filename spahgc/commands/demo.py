@@ -62,8 +62,8 @@ def demo(ctx: click.Context, into: Path, seed: int, scale: float, epochs: int) -
         click.secho(f"\n$ spahgc {' '.join(arguments)}", bold=True)
         ctx.find_root().command.main(arguments, prog_name="spahgc", standalone_mode=False)
     click.secho(
-        f"\nThese slides are synthetic (seed {seed}): the scores say that the way works, "
-        "and nothing about real tissue.",
+        f"\nThese slides are synthetic (seed {seed}) and training stopped after {epochs} epochs: "
+        "the scores say that the way works, and nothing about real tissue.",
         bold=True,
     )
 
