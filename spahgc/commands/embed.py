@@ -71,7 +71,8 @@ def embed_stored(
     scheduler: str | None,
 ) -> EmbeddingReport:
     """Embed slides of a store, with a bar."""
-    from spahgc.ingest.embedding import EmbeddingConfig, embed_slides
+    from spahgc.ingest.embedding import embed_slides
+    from spahgc.ingest.shards import EmbeddingConfig
     from spahgc.store.cohort import open_cohort
 
     cohort = open_cohort(store)

@@ -229,8 +229,9 @@ def _predict_image(
     pitch_um: float,
     weights: Path | None,
 ) -> anndata.AnnData:
-    from spahgc.ingest.embedding import EmbeddingConfig, embed_image_slide
+    from spahgc.ingest.embedding import embed_image_slide
     from spahgc.ingest.readers.image import read_image_slide
+    from spahgc.ingest.shards import EmbeddingConfig
     from spahgc.model.prediction import predict_new
 
     slide = read_image_slide(image, microns_per_pixel=mpp, pitch_um=pitch_um)

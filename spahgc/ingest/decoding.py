@@ -23,16 +23,22 @@ _pillow_limit = threading.Lock()
 def opened(path: Path, *, remarks: list[str] | None = None) -> Iterator[ImageFile.ImageFile]:
     """Open an image, whatever its size, reading no more than its header.
 
-    What Pillow warns of while the header is read goes to ``remarks``, where they are given.
+    What Pillow warns of while the header is read goes to ``remarks``, where a list is given, and
+    nowhere else.
     """
     # Pillow's guard against decompression bombs is one number for the whole process: it is
     # lifted only while the header is read, and `refuse_undecodable` sets our own limit.
     with _pillow_limit:
         usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = _open(path) if remarks is None else _open_remarking(path, remarks)
+            # So are the filters of warnings; without this, a broken file is told twice.
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                image = Image.open(path, formats=_FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = usual
+    if remarks is not None:
+        remarks.extend(f"{path.name}: {' '.join(str(one.message).split())}" for one in told)
     with image:
         yield image
 
@@ -83,18 +89,6 @@ def over_white(image: Image.Image) -> Image.Image:
     pixels = Image.new("RGB", clear.size, _WHITE)
     pixels.paste(clear, mask=clear.getchannel("A"))
     return pixels
-
-
-def _open(path: Path) -> ImageFile.ImageFile:
-    return Image.open(path, formats=_FORMATS)
-
-
-def _open_remarking(path: Path, remarks: list[str]) -> ImageFile.ImageFile:
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        image = _open(path)
-    remarks.extend(f"{path.name}: {' '.join(str(one.message).split())}" for one in told)
-    return image
 
 
 def shrink(

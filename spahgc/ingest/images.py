@@ -151,7 +151,8 @@ def open_image(path: Path) -> SlideImage:
     """
     with _as_image_errors(path):
         if not path.is_file():
-            found = "is a folder" if path.is_dir() else "does not exist"
+            missing = "is a link that leads nowhere" if path.is_symlink() else "does not exist"
+            found = "is a folder" if path.is_dir() else missing
             raise ImageError(f"{path} {found}, expected an image file")
         vendor = openslide.OpenSlide.detect_format(path)
         # What a scanner's maker wrote keeps its own rules.

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from spahgc.errors import ImageError, MismatchError, MissingError
-from spahgc.ingest import embedding
-from spahgc.ingest.embedding import EmbeddingConfig, embed_image_slide, embed_slides
-from spahgc.store import staging
+from spahgc.ingest import embedding, shards
+from spahgc.ingest.embedding import embed_image_slide, embed_slides
+from spahgc.ingest.shards import EmbeddingConfig
+from spahgc.store import drafts
 from spahgc.store.care import verify_store
 from spahgc.store.cohort import open_cohort
 from spahgc.store.commits import create_store
@@ -67,7 +68,7 @@ def test_the_batch_size_does_not_change_an_embedding(store, pictured_slide, batc
 
 
 def test_a_killed_embedding_goes_on_with_the_next_shard(tmp_path, monkeypatch):
-    monkeypatch.setattr(staging, "SHARD_ROWS", 256)
+    monkeypatch.setattr(drafts, "SHARD_ROWS", 256)
     path = write_noise(tmp_path / "slide.png", size=(2200, 2200))
     slide = with_image(build_slide(n_spots=300), path, size=(2200, 2200))
     store = create_store(tmp_path / "data.zarr")
@@ -87,9 +88,9 @@ def test_a_killed_embedding_goes_on_with_the_next_shard(tmp_path, monkeypatch):
     assert "lite0" not in anndata.read_zarr(str(store.path / "tables/A1")).obsm
 
     n_cut = []
-    cut = embedding.cut_patches
+    cut = shards.cut_patches
     monkeypatch.setattr(
-        embedding, "cut_patches", lambda *a, **k: n_cut.append(len(a[1])) or cut(*a, **k)
+        shards, "cut_patches", lambda *a, **k: n_cut.append(len(a[1])) or cut(*a, **k)
     )
     embed_slides(store.path, config=LITE0)
     assert n_cut == [44]

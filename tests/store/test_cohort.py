@@ -7,7 +7,8 @@ import pytest
 from spahgc.errors import MismatchError, MissingError, StoreError
 from spahgc.store.cohort import open_cohort
 from spahgc.store.commits import create_store
-from spahgc.store.staging import EmbeddingDraft, add_slide
+from spahgc.store.drafts import EmbeddingDraft
+from spahgc.store.staging import add_slide
 from tests.conftest import build_slide
 
 

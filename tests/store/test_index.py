@@ -14,8 +14,9 @@ from spahgc.store import layout
 from spahgc.store.care import collect_garbage
 from spahgc.store.cohort import open_cohort
 from spahgc.store.commits import create_store
+from spahgc.store.drafts import EmbeddingDraft
 from spahgc.store.index import IndexRecord, ReferenceIndex, build_index, open_index
-from spahgc.store.staging import EmbeddingDraft, add_slide
+from spahgc.store.staging import add_slide
 from tests.conftest import build_slide
 
 SIZES = {"A1": 6, "B1": 4, "C1": 1}

@@ -18,11 +18,12 @@ from spahgc.errors import (
     SlideFormatError,
     StoreError,
 )
-from spahgc.store import staging
+from spahgc.store import drafts, staging
 from spahgc.store.care import collect_garbage, verify_store
 from spahgc.store.cohort import open_cohort
 from spahgc.store.commits import create_store
-from spahgc.store.staging import EmbeddingDraft, RowRange, add_slide
+from spahgc.store.drafts import EmbeddingDraft, RowRange
+from spahgc.store.staging import add_slide
 from tests.conftest import build_slide
 
 NOW = timedelta(seconds=-5)  # nothing is spared
@@ -158,7 +159,7 @@ def test_a_group_that_was_never_committed_gives_way(store, monkeypatch):
 
 
 def test_an_embedding_is_out_of_sight_until_it_is_whole(store, monkeypatch):
-    monkeypatch.setattr(staging, "SHARD_ROWS", 256)
+    monkeypatch.setattr(drafts, "SHARD_ROWS", 256)
     add_slide(store, build_slide(n_spots=600))
     slide = open_cohort(store.path)["A1"]
     draft = EmbeddingDraft(slide, "lite0", fingerprint={"w": 1}, size=4)

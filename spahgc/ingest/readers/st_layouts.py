@@ -180,7 +180,7 @@ def _st_net(folder: Path, name: str) -> StFiles:
         name=name,
         counts=_counts(folder, name),
         spots=_only(
-            [p for end in ("", ".gz") if (p := folder / f"{name}.spots.txt{end}").exists()]
+            [p for end in ("", ".gz") if _is_there(p := folder / f"{name}.spots.txt{end}")]
         ),
         image=_image_beside(folder, name),
         labels=_table(folder, f"{name}{_LABELS}"),
@@ -204,7 +204,7 @@ def _counts(folder: Path, name: str) -> Path:
 
 
 def _table(folder: Path, name: str) -> Path | None:
-    return _only([path for end in ("", ".gz") if (path := folder / f"{name}.tsv{end}").is_file()])
+    return _only([path for end in ("", ".gz") if _is_there(path := folder / f"{name}.tsv{end}")])
 
 
 def _image_beside(folder: Path, name: str) -> Path | None:
@@ -213,7 +213,12 @@ def _image_beside(folder: Path, name: str) -> Path | None:
 
 def _only_image(paths: Iterable[Path]) -> Path | None:
     is_image = (path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
-    return _only([path for path in is_image if path.is_file() and not path.name.startswith(".")])
+    return _only([path for path in is_image if not path.name.startswith(".")])
+
+
+def _is_there(path: Path) -> bool:
+    """Tell even of a folder or a dead link: the reader says what is wrong with it."""
+    return path.is_symlink() or path.exists()
 
 
 def _only(paths: list[Path]) -> Path | None:

@@ -122,6 +122,10 @@ def _read_gene_names(path: Path) -> list[str]:
     if not rows:
         raise SlideFormatError(f"{path} is empty, expected genes in columns and spots in rows")
     header, first = rows[0], rows[-1]
+    if len(first) == len(header) and header and _SPOT_ID.fullmatch(header[0]):
+        raise SlideFormatError(
+            f"{path}: its first line is that of spot {header[0]}, expected a header of gene names"
+        )
     # R writes no cell above its row names.
     genes = header if len(first) == len(header) + 1 else header[1:]
     if not genes:
@@ -277,7 +281,8 @@ def _opened_text(path: Path) -> TextIO:
 def _as_format_errors(path: Path) -> Iterator[None]:
     try:
         if not path.is_file():
-            found = "is a folder" if path.is_dir() else "does not exist"
+            missing = "is a link that leads nowhere" if path.is_symlink() else "does not exist"
+            found = "is a folder" if path.is_dir() else missing
             raise SlideFormatError(f"{path} {found}, expected a table")
         yield
     except SpahgcError:
