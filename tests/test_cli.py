@@ -198,3 +198,14 @@ def test_the_real_sections_equal_what_pandas_reads(real_slides, tmp_path):
         assert table.n_obs == len(joined)
         assert int(table.X.sum()) == int(joined.to_numpy().sum())
         assert (table.to_df().loc[joined.index, joined.columns] == joined).all(axis=None)
+
+
+@pytest.mark.parametrize("place", ["/dev/null/qc", "/proc/qc"])
+def test_a_picture_that_cannot_be_written_is_one_line(in_lab, demo, place):
+    result = spahgc("ingest", "st", str(demo.st_study), "--dry-run", "--qc", place)
+    assert "cannot be drawn" in the_error(result)
+
+
+def test_a_name_too_long_for_the_disk_is_one_line(in_lab):
+    assert "too long" in the_error(spahgc("ingest", "visium", "x" * 300))
+    assert "too long" in the_error(spahgc("store", "ls", "--store", "x" * 300))

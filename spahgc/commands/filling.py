@@ -150,7 +150,11 @@ def _say_failed(failed: Sequence[IngestedSlide], *, n_pending: int) -> str:
 def _draw(slide: Slide, folder: Path) -> None:
     from spahgc.report.quality import plot_spots
 
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slide.name}.png"
-    if plot_spots(path, slide):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        is_drawn = plot_spots(path, slide)
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be drawn: {error.strerror}") from error
+    if is_drawn:
         click.echo(f"  picture: {path}", err=True)

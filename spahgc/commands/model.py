@@ -92,12 +92,12 @@ def train(
     from spahgc.store.splits import make_fold
 
     cohort, usable, config = _prepare(store, **how)
+    _say_left_out(usable)
     for name in (*test, *validation):
         _check_usable(cohort, usable, name)
     patients = cohort.patients(usable.names)
     fold = make_fold(patients, test=test, validation=validation or None)
     folder = out or _new_folder("train")
-    _say_left_out(usable)
     click.echo(
         f"training on {', '.join(fold.train)}; {', '.join(fold.validation)} chooses the epoch; "
         f"test: {', '.join(fold.test) or 'none'}",
@@ -135,9 +135,9 @@ def evaluate(
     from spahgc.store.splits import make_folds
 
     cohort, usable, config = _prepare(store, **how)
+    _say_left_out(usable)
     folds = make_folds(cohort.patients(usable.names), rule=split)
     folder = out or _new_folder("evaluate")
-    _say_left_out(usable)
     total = len(folds) * config.training.max_epochs
     with fresh_folder(folder) as unfinished:
         report = EvaluationReport(folder=unfinished, cohort=cohort, split=split)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
 FOLDER = click.Path(path_type=Path)
 
 
+_OF_THE_PLACE = frozenset(
+    [
+        *(errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG),
+        *(errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS),
+    ]
+)
+"""What the file system refuses is the place's fault, not a bug of ours."""
+
+
 class PlainErrors(click.Group):
     """Show our own errors as one line; let bugs keep their traceback."""
 
@@ -32,6 +42,11 @@ class PlainErrors(click.Group):
             return super().invoke(ctx)
         except SpahgcError as error:
             raise click.ClickException(" ".join(str(error).split())) from error
+        except OSError as error:
+            if error.errno not in _OF_THE_PLACE:
+                raise
+            place = "" if error.filename is None else f"{error.filename}: "
+            raise click.ClickException(f"{place}{error.strerror}") from error
 
 
 def store_option(command: Callable[..., Any]) -> Callable[..., Any]:

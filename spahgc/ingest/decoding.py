@@ -1,5 +1,6 @@
 """Plain images, decoded whole by Pillow: JPEG, PNG and striped TIFF."""
 
+import logging
 import threading
 import warnings
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from spahgc.errors import ImageError
 _FORMATS: Final = ("JPEG", "PNG", "TIFF")
 _EIGHT_BIT_MODES: Final = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _WHITE: Final = (255, 255, 255)
-_pillow_limit = threading.Lock()
+_process_wide = threading.Lock()  # guards Pillow's limit and the filters of warnings
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # our error tells of a broken file
 
 
 @contextmanager
@@ -28,17 +30,15 @@ def opened(path: Path, *, remarks: list[str] | None = None) -> Iterator[ImageFil
     """
     # Pillow's guard against decompression bombs is one number for the whole process: it is
     # lifted only while the header is read, and `refuse_undecodable` sets our own limit.
-    with _pillow_limit:
+    with _process_wide:
         usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            # So are the filters of warnings; without this, a broken file is told twice.
-            with warnings.catch_warnings(record=True) as told:
-                warnings.simplefilter("always")
+            with _recorded_warnings() as told:
                 image = Image.open(path, formats=_FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = usual
     if remarks is not None:
-        remarks.extend(f"{path.name}: {' '.join(str(one.message).split())}" for one in told)
+        remarks.extend(f"{path.name}: {text}" for text in told)
     with image:
         yield image
 
@@ -68,9 +68,12 @@ def refuse_undecodable(path: Path, image: ImageFile.ImageFile, *, at_most: int) 
 
 def orientation_remarks(path: Path, image: ImageFile.ImageFile) -> tuple[str, ...]:
     """Say so where EXIF asks to show the image otherwise than its pixels are stored."""
-    tag = int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    if tag == 1:
+    if image.format == "TIFF":  # `read_ome_pixel_size` refuses such a TIFF
         return ()
+    with _process_wide, _recorded_warnings() as told:
+        tag = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    if tag == 1:
+        return tuple(f"{path.name}: {text}" for text in told)
     text = (
         f"{path.name} asks to be shown turned or mirrored (orientation tag {tag}); its pixels are "
         "taken as they are stored: check that the coordinates were measured that way"
@@ -78,17 +81,33 @@ def orientation_remarks(path: Path, image: ImageFile.ImageFile) -> tuple[str, ..
     return (text,)
 
 
-def over_white(image: Image.Image) -> Image.Image:
+@contextmanager
+def _recorded_warnings() -> Iterator[list[str]]:
+    """Put what Pillow warns of into a list: a broken file is told once, in one line."""
+    told: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield told
+    told.extend(" ".join(str(one.message).split()) for one in caught)
+
+
+def over_white(image: ImageFile.ImageFile) -> Image.Image:
     """Return the image in RGB, laid over white where it is transparent."""
+    _decode(image)
     if not image.has_transparency_data:
-        if image.mode != "RGB":
-            return image.convert("RGB")
-        image.load()
-        return image
+        return image if image.mode == "RGB" else image.convert("RGB")
     clear = image.convert("RGBA")
     pixels = Image.new("RGB", clear.size, _WHITE)
     pixels.paste(clear, mask=clear.getchannel("A"))
     return pixels
+
+
+def _decode(image: ImageFile.ImageFile) -> None:
+    if image.format != "TIFF":
+        image.load()
+        return
+    with _process_wide, _recorded_warnings():  # of tags that were told of by the header
+        image.load()
 
 
 def shrink(
