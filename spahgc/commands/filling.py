@@ -93,7 +93,7 @@ def fill(
         names.append(done.name)
         reports.append(_report(done.slide, done.outcome))
         if not as_json:
-            _say_slide(done.slide, done.outcome)
+            _say_slide(done.slide, f"would be {done.outcome}" if dry_run else done.outcome)
         if qc is not None:
             _draw(done.slide, qc)
     is_embedded = bool(names) and not no_embed and not dry_run

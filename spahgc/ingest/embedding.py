@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spahgc.errors import ImageError, MismatchError, MissingError
+from spahgc.ingest.patches import count_padded
 from spahgc.ingest.shards import (
     Advance,
     EmbeddingConfig,
@@ -204,8 +205,5 @@ def _check_image(slide: StoredSlide) -> None:
 
 
 def _count_padded(slide: StoredSlide, config: EmbeddingConfig) -> int:
-    width, height = slide.record["image"]["size"]
-    half = config.side_um / (slide.entry.microns_per_pixel or 1) / 2
-    low_S2, high_S2 = slide.centers - half, slide.centers + half
-    inside_S = (low_S2 >= 0).all(axis=1) & (high_S2 <= [width, height]).all(axis=1)
-    return int((~inside_S).sum())
+    side_px = config.side_um / (slide.entry.microns_per_pixel or 1)
+    return count_padded(slide.centers, size=tuple(slide.record["image"]["size"]), side_px=side_px)

@@ -77,3 +77,20 @@ def cut_patches(
         yield PatchBatch(
             pixels_BHWC=np.stack([square.pixels for square in squares]), padded_B=padded_B
         )
+
+
+def count_padded(centers_S2: NDArray[np.float64], *, size: tuple[int, int], side_px: float) -> int:
+    """Count the spots whose patch reaches over the border of the image.
+
+    Parameters
+    ----------
+    centers_S2
+        (S, 2) float64 spot centers as x, y in full-resolution pixels.
+    size
+        Width and height of the image, in full-resolution pixels.
+    side_px
+        Side of a patch, in full-resolution pixels.
+    """
+    low_S2, high_S2 = centers_S2 - side_px / 2, centers_S2 + side_px / 2
+    inside_S = (low_S2 >= 0).all(axis=1) & (high_S2 <= np.array(size)).all(axis=1)
+    return int((~inside_S).sum())

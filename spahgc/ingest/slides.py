@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 from spahgc.errors import SpahgcError
+from spahgc.ingest.patches import PatchConfig, count_padded
 from spahgc.ingest.tissue import with_tissue_fraction
 from spahgc.schema import Finding, Slide
-from spahgc.store.commits import create_store, open_store
-from spahgc.store.staging import add_slide, find_twins
+from spahgc.store.commits import Commit, create_store, open_store
+from spahgc.store.staging import add_slide, find_twins, foresee
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +31,8 @@ class IngestedSlide:
     name: str
     """Of the slide."""
 
-    outcome: Literal["added", "kept", "replaced", "failed", "read"]
-    """``kept``: the store already held this very slide; ``read``: nothing was to be written."""
+    outcome: Literal["added", "kept", "replaced", "failed"]
+    """``kept``: the store already held this very slide. In a dry run, what would happen."""
 
     slide: Slide | None = None
     """What was read; None where it failed."""
@@ -72,9 +73,10 @@ def ingest_slides(
         open_store(store)  # a wrong place is told before a minute of reading
     for item in pending:
         try:
-            slide = _warned_of_twins(with_tissue_fraction(item.read()), store)
-            outcome: Literal["added", "kept", "replaced", "read"] = "read"
-            if not dry_run:
+            slide = _looked_at(item.read(), store)
+            if dry_run:
+                outcome = foresee(_head(store), slide, replace_existing=replace_existing)
+            else:
                 outcome = add_slide(create_store(store), slide, replace_existing=replace_existing)
         except SpahgcError as error:
             yield IngestedSlide(name=item.name, outcome="failed", error=error)
@@ -82,16 +84,31 @@ def ingest_slides(
             yield IngestedSlide(name=slide.name, outcome=outcome, slide=slide)
 
 
-def _warned_of_twins(slide: Slide, store: Path) -> Slide:
-    """Warn where the store has the same image or counts under another name."""
-    if not store.exists():
-        return slide
-    warnings = tuple(
-        Finding(
-            kind="warning",
-            text=f"the store has the same {what} as slide {twin!r}: a test on one of them would "
-            "know the other",
-        )
-        for twin, what in find_twins(open_store(store).head, slide)
+def _head(store: Path) -> Commit:
+    return open_store(store).head if store.exists() else Commit()
+
+
+def _looked_at(slide: Slide, store: Path) -> Slide:
+    """Add what can be said of any slide, whatever its format."""
+    slide = with_tissue_fraction(slide)
+    findings = [*slide.findings, *_border_findings(slide), *_twin_findings(slide, store)]
+    return replace(slide, findings=tuple(findings))
+
+
+def _border_findings(slide: Slide) -> Iterator[Finding]:
+    if slide.image is None or slide.microns_per_pixel is None:
+        return
+    side_um = PatchConfig().side_um
+    n_padded = count_padded(
+        slide.centers, size=slide.image.size, side_px=side_um / slide.microns_per_pixel
     )
-    return replace(slide, findings=(*slide.findings, *warnings))
+    if n_padded:
+        text = f"{n_padded} of {len(slide.spots)} patches of {side_um:g} µm leave the image"
+        yield Finding(kind="check", text=text)
+
+
+def _twin_findings(slide: Slide, store: Path) -> Iterator[Finding]:
+    """Warn where the store has the same image or counts under another name."""
+    for twin, what in find_twins(_head(store), slide):
+        text = f"the store has the same {what} as slide {twin!r}"
+        yield Finding(kind="warning", text=f"{text}: a test on one of them would know the other")

@@ -42,36 +42,45 @@ def add_slide(
     StoreError
         If the store cannot be written.
     """
-    layout.check_slide_name(slide.name)
-    content = digest_slide(slide)
-    found = _find_existing(store.head, slide.name, content, replace_existing=replace_existing)
-    if found is not None and found.content == content:
-        return "kept"
+    outcome = foresee(store.head, slide, replace_existing=replace_existing)
+    if outcome == "kept":
+        return outcome
+    before = store.head.slides.get(slide.name)
     try:
         with _staged_table(store, slide) as (folder, manifest), _lock(store, slide.name):
             group = _move_to_free_group(store, slide.name, folder)
-            entry = _describe(
-                slide, group, store.put_document(layout.manifest_key, manifest), content
-            )
-
-            def change(head: Commit) -> Commit:
-                _find_existing(head, slide.name, None, replace_existing=replace_existing)
-                return replace(head, slides={**head.slides, slide.name: entry})
-
-            try:
-                store.commit(change, message=f"ingest {slide.name}")
-            except BaseException:
-                shutil.rmtree(store.path / group, ignore_errors=True)
-                raise
+            digest = store.put_document(layout.manifest_key, manifest)
+            entry = _describe(slide, group, digest)
+            if not _commit_slide(store, slide.name, entry, replace_existing=replace_existing):
+                return "kept"
     except OSError as error:
         if isinstance(error, StoreError):
             raise
         raise StoreError(f"{store.path} cannot be written: {error.strerror or error}") from error
+    if before is not None:
+        # readers that know nothing of commits must not take the old version for the new one
+        (store.path / before.group / layout.ROOT_DOCUMENT).unlink(missing_ok=True)
+    return outcome
+
+
+def foresee(
+    head: Commit, slide: Slide, *, replace_existing: bool
+) -> Literal["added", "kept", "replaced"]:
+    """Say what `add_slide` would do, and write nothing.
+
+    Raises
+    ------
+    SlideExistsError
+        As `add_slide`.
+    SlideFormatError
+        If the slide's name is one that some file system or URL would not carry.
+    """
+    layout.check_slide_name(slide.name)
+    content = digest_slide(slide)
+    found = _find_existing(head, slide.name, content, replace_existing=replace_existing)
     if found is None:
         return "added"
-    # readers that know nothing of commits must not take the old version for the new one
-    (store.path / found.group / layout.ROOT_DOCUMENT).unlink(missing_ok=True)
-    return "replaced"
+    return "kept" if found.content == content else "replaced"
 
 
 def find_twins(head: Commit, slide: Slide) -> list[tuple[str, str]]:
@@ -96,8 +105,26 @@ def find_twins(head: Commit, slide: Slide) -> list[tuple[str, str]]:
     ]
 
 
+def _commit_slide(store: Store, name: str, entry: SlideEntry, *, replace_existing: bool) -> bool:
+    """Commit a slide, or find that somebody just committed the very same one."""
+
+    def change(head: Commit) -> Commit:
+        found = _find_existing(head, name, entry.content, replace_existing=replace_existing)
+        if found is not None and found.content == entry.content:
+            return head
+        return replace(head, slides={**head.slides, name: entry})
+
+    is_committed = False
+    try:
+        is_committed = store.commit(change, message=f"ingest {name}").slides[name] == entry
+    finally:
+        if not is_committed:
+            shutil.rmtree(store.path / entry.group, ignore_errors=True)
+    return is_committed
+
+
 def _find_existing(
-    head: Commit, name: str, content: str | None, *, replace_existing: bool
+    head: Commit, name: str, content: str, *, replace_existing: bool
 ) -> SlideEntry | None:
     twin = next((known for known in head.slides if known.lower() == name.lower()), None)
     if twin is None:
@@ -160,11 +187,11 @@ def _was_never_committed(store: Store, group: str) -> bool:
     )
 
 
-def _describe(slide: Slide, group: str, manifest: str, content: str) -> SlideEntry:
+def _describe(slide: Slide, group: str, manifest: str) -> SlideEntry:
     return SlideEntry(
         group=group,
         manifest=manifest,
-        content=content,
+        content=digest_slide(slide),
         platform=slide.platform,
         patient=slide.patient,
         n_spots=len(slide.spots),

@@ -42,8 +42,28 @@ def test_a_wrong_place_is_told_before_anything_is_read(tmp_path):
 def test_a_dry_run_reads_everything_and_writes_nothing(tmp_path):
     store = tmp_path / "data.zarr"
     (done,) = ingest_slides([pend(build_slide())], store=store, dry_run=True)
-    assert done.outcome == "read"
+    assert done.outcome == "added"
     assert not store.exists()
+
+
+def test_a_dry_run_says_what_would_happen_to_slides_that_are_there(tmp_path):
+    store = tmp_path / "data.zarr"
+    list(ingest_slides([pend(build_slide(seed=0))], store=store))
+
+    def foresee(slide, **how):
+        (done,) = ingest_slides([pend(slide)], store=store, dry_run=True, **how)
+        return done.outcome
+
+    assert foresee(build_slide(seed=0)) == "kept"
+    assert foresee(build_slide(seed=1)) == "failed"
+    assert foresee(build_slide(seed=1), replace_existing=True) == "replaced"
+    assert foresee(replace(build_slide(), name="../x")) == "failed"
+    assert open_cohort(store).commit.number == 1
+
+
+def test_patches_that_leave_the_image_are_counted(tmp_path, pictured_slide):
+    (done,) = ingest_slides([pend(pictured_slide)], store=tmp_path / "data.zarr")
+    assert "5 of 9 patches of 112 µm leave the image" in [f.text for f in done.slide.findings]
 
 
 def test_the_same_counts_under_another_name_are_warned_of_and_the_warning_is_kept(tmp_path):

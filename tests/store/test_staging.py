@@ -142,6 +142,14 @@ def test_one_of_two_writers_of_a_name_wins(store):
     assert [item.name for item in (store.path / "tables").glob("*/")] == ["A1"]
 
 
+def test_two_writers_of_the_very_same_slide_both_end_well(store):
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = list(pool.map(lambda _: add_slide(store, build_slide()), range(4)))
+    assert sorted(outcomes) == ["added", "kept", "kept", "kept"]
+    assert [item.name for item in (store.path / "tables").glob("*/")] == ["A1"]
+    assert verify_store(store.path, deep=True) == []
+
+
 def test_a_group_that_was_never_committed_gives_way(store, monkeypatch):
     def die(*_, **__):
         raise KeyboardInterrupt
