@@ -102,6 +102,19 @@ def test_a_model_is_trained_tested_and_used_on_an_image_alone(in_lab, demo, tmp_
         assert table.obsm["spatial"].shape == (table.n_obs, 2)
 
 
+def test_a_slide_can_be_left_out(in_lab, demo, tmp_path):
+    unwanted = demo.st_slides[0]
+    result = spahgc(
+        *("train", "--leave-out", unwanted, "--genes", "hvg:20", "--epochs", "1"),
+        *("--out", str(tmp_path / "run")),
+    )
+    assert result.exit_code == 0, result.output
+    assert f"{unwanted} is left out: it was asked to be" in result.stderr
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert unwanted not in [*record["train"], *record["validation"]]
+    assert "has no slide 'Z9'" in the_error(spahgc("train", "--leave-out", "Z9"))
+
+
 def test_evaluate_shows_the_model_beside_its_baselines(in_lab, tmp_path):
     out = tmp_path / "evaluation"
     result = spahgc("evaluate", "--genes", "hvg:20", "--epochs", "1", "--out", str(out))

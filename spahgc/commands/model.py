@@ -33,6 +33,9 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Gene panel, chosen on training slides: hvg:N, heg:N, all, or a file.",
             ),
             click.option(
+                "--leave-out", multiple=True, help="Slide not to use; may be given again."
+            ),
+            click.option(
                 "--embedding", default="lite0", show_default=True, help="Name of the embedding."
             ),
             click.option(
@@ -202,6 +205,7 @@ def _prepare(
     store: Path,
     *,
     genes: str,
+    leave_out: tuple[str, ...],
     embedding: str,
     preset: str,  # noqa: ARG001  both are the paper's as yet
     epochs: int,
@@ -212,13 +216,24 @@ def _prepare(
     from spahgc.model.expression import PanelRule
     from spahgc.model.runs import RunConfig
     from spahgc.model.training import TrainingConfig
-    from spahgc.store.cohort import open_cohort
+    from spahgc.store.cohort import Usable, open_cohort
 
     PanelRule.parse(genes)
     cohort = open_cohort(store)
     training = TrainingConfig(max_epochs=epochs, ema=ema, seed=seed, device=device)
     config = RunConfig(embedding=embedding, panel_rule=genes, training=training)
-    return cohort, cohort.usable(embedding), config
+    usable = cohort.usable(embedding)
+    for name in leave_out:
+        _check_usable(cohort, usable, name)
+    asked = dict.fromkeys(leave_out, "was asked to be")
+    return (
+        cohort,
+        Usable(
+            names=tuple(name for name in usable.names if name not in asked),
+            left_out={**usable.left_out, **asked},
+        ),
+        config,
+    )
 
 
 def _predict_image(

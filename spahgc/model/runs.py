@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from spahgc.errors import ProtocolError
 from spahgc.metrics import score_genes
 from spahgc.model.graph import GraphConfig
 from spahgc.model.prediction import load_network, predict_spots
@@ -79,7 +80,10 @@ def train_fold(
         If an embedding or the index is missing.
     MismatchError
         If slides do not fit together: other encoders, no shared genes, a stale index.
+    ProtocolError
+        If a slide to be judged has the same image or counts as one that teaches.
     """
+    _refuse_twins(cohort, fold)
     slides = (*fold.train, *fold.validation, *fold.test)
     fingerprint = cohort.fingerprint(config.embedding, slides)
     index = open_index(cohort, embedding=config.embedding)
@@ -103,6 +107,16 @@ def train_fold(
         scores=pd.concat(scores, ignore_index=True) if scores else None,
     )
     return FinishedRun(run=run, teaching=teaching, predictions=predictions, tested=tested)
+
+
+def _refuse_twins(cohort: Cohort, fold: Fold) -> None:
+    twins = cohort.twins(fold.test, (*fold.train, *fold.validation))
+    twins += cohort.twins(fold.validation, fold.train)
+    for judged, teacher in twins:
+        raise ProtocolError(
+            f"slides {judged} and {teacher} have the same image or counts, so a score on {judged} "
+            f"would be a memory test; use `--leave-out {teacher}`"
+        )
 
 
 def _record(

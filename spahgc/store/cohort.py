@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from spahgc.errors import MismatchError, MissingError
-from spahgc.store.commits import Commit, Store, open_store
+from spahgc.store.commits import Commit, SlideEntry, Store, open_store
 from spahgc.store.slide import StoredSlide
 
 
@@ -69,6 +69,16 @@ class Cohort:
         """Give the patient of each slide in ``names``; None means unknown."""
         return {name: self[name].patient for name in names}
 
+    def twins(self, names: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
+        """Pair slides of ``names`` with those of ``others`` made of the same image or counts."""
+        others = list(others)
+        return [
+            (name, other)
+            for name in names
+            for other in others
+            if _are_twins(self[name].entry, self[other].entry)
+        ]
+
     def shared_genes(self, names: Iterable[str]) -> list[str]:
         """List the gene ids that every slide in ``names`` has, in the first one's order.
 
@@ -116,6 +126,12 @@ def open_cohort(path: Path) -> Cohort:
     """Open the newest commit of the store at ``path``."""
     store = open_store(path)
     return Cohort(store, store.head)
+
+
+def _are_twins(one: SlideEntry, other: SlideEntry) -> bool:
+    return (one.image_digest is not None and one.image_digest == other.image_digest) or (
+        one.counts_digest is not None and one.counts_digest == other.counts_digest
+    )
 
 
 def _why_not(slide: StoredSlide, embedding: str) -> str | None:

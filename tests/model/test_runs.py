@@ -1,0 +1,35 @@
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from spahgc.errors import ProtocolError
+from spahgc.model.runs import RunConfig, train_fold
+from spahgc.store.cohort import open_cohort
+from spahgc.store.index import build_index
+from spahgc.store.splits import make_fold
+from tests.model.conftest import EMBEDDING, draw_tissue, put_slide
+
+
+@pytest.fixture
+def cohort(grown, tmp_path):
+    """Four slides of two patients, and B3: the counts of B2 under another name."""
+    shutil.copytree(grown.path, tmp_path / "data.zarr")
+    slide, embedding_SD = draw_tissue("B2")
+    store = open_cohort(tmp_path / "data.zarr").store
+    put_slide(store, replace(slide, name="B3", patient="C"), embedding_SD)
+    build_index(open_cohort(store.path), embedding=EMBEDDING)
+    return open_cohort(store.path)
+
+
+@pytest.mark.parametrize("validation", ["A1", "B3"], ids=["training", "validation"])
+def test_a_twin_of_the_test_slide_may_not_teach(cohort, validation):
+    fold = make_fold(cohort.patients(cohort.slides), test=["B2"], validation=[validation])
+    with pytest.raises(ProtocolError, match="slides B2 and B3 have the same image or counts"):
+        train_fold(cohort, fold, config=RunConfig(embedding=EMBEDDING, panel_rule="heg:6"))
+
+
+def test_a_twin_of_a_training_slide_may_not_choose_the_epoch(cohort):
+    fold = make_fold(cohort.patients(cohort.slides), test=["A1"], validation=["B3"])
+    with pytest.raises(ProtocolError, match="slides B3 and B2 have the same image or counts"):
+        train_fold(cohort, fold, config=RunConfig(embedding=EMBEDDING, panel_rule="heg:6"))
