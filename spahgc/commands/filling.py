@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spahgc.commands.embed import embed_stored, embedding_options, say_embedded
-from spahgc.commands.screen import FOLDER, store_option
+from spahgc.commands.screen import FOLDER, spinner, store_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from spahgc.ingest.slides import IngestedSlide, PendingSlide
@@ -86,7 +86,8 @@ def fill(
     from spahgc.ingest.slides import ingest_slides
 
     names, failed, reports = [], [], []
-    for done in ingest_slides(pending, store=store, replace_existing=replace, dry_run=dry_run):
+    slides = ingest_slides(pending, store=store, replace_existing=replace, dry_run=dry_run)
+    for done in _shown(slides, n_pending=len(pending)):
         if done.slide is None:
             failed.append(done)
             continue
@@ -106,6 +107,14 @@ def fill(
         say_embedded(embedded, as_json=False)
     if failed:
         raise click.ClickException(_say_failed(failed, n_pending=len(pending)))
+
+
+def _shown(slides: Iterator[IngestedSlide], *, n_pending: int) -> Iterator[IngestedSlide]:
+    """Say on standard error which slide is being read, while it is."""
+    for number in range(1, n_pending + 1):
+        with spinner(f"reading slide {number} of {n_pending}"):
+            done = next(slides)
+        yield done
 
 
 def _report(slide: Slide, outcome: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spahgc.commands.screen import FOLDER, console, progress_bar, store_option
+from spahgc.commands.screen import FOLDER, console, progress_bar, spinner, store_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -192,7 +192,8 @@ def predict(
 
     predictor = open_predictor(read_run(run_folder), open_cohort(store))
     if slide is not None and image is None:
-        table = predict_stored(predictor, slide)
+        with spinner(f"predicting {slide}"):
+            table = predict_stored(predictor, slide)
     elif image is not None and slide is None:
         table = _predict_image(predictor, image, mpp=mpp, pitch_um=pitch_um, weights=weights)
     else:

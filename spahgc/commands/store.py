@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spahgc.commands.screen import PlainErrors, console, store_option
+from spahgc.commands.screen import PlainErrors, console, spinner, store_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,8 @@ def store_verify(store: Path, *, deep: bool) -> None:
     """Compare the store's files with what was committed."""
     from spahgc.store.care import verify_store
 
-    problems = verify_store(store, deep=deep)
+    with spinner(f"verifying {store}"):
+        problems = verify_store(store, deep=deep)
     for problem in problems:
         click.echo(f"{problem.owner}: {problem.text}")
     if problems:
