@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spahgc.commands.screen import FOLDER, console, progress_bar, spinner, store_option
+from spahgc.store.splits import SPLIT_RULES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,7 +118,7 @@ def train(
 @click.command()
 @click.option(
     "--split",
-    type=click.Choice(["leave-one-patient-out", "leave-one-slide-out"]),
+    type=click.Choice(SPLIT_RULES),
     default="leave-one-patient-out",
     show_default=True,
     help="What is held out in turn.",

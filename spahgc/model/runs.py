@@ -23,9 +23,6 @@ from spahgc.store.index import open_index
 from spahgc.store.runs import Run, RunRecord
 from spahgc.store.splits import Fold
 
-PRESETS: Final = ("default", "paper")
-"""Both are the paper's model until a better default has earned its name (DESIGN §4)."""
-
 MODEL: Final = "SpaHGC"
 """What the model is called beside the baselines."""
 

@@ -59,12 +59,6 @@ class EmbeddingDraft:
         self.place = slide.folder / layout.EMBEDDINGS / name
         self._shape = (slide.n_spots, size)
 
-    @property
-    def is_committed(self) -> bool:
-        """Whether the newest commit already has it."""
-        entry = self.slide.store.head.slides.get(self.slide.name)
-        return entry is not None and entry.encoders.get(self.name) == self.digest
-
     def missing(self) -> Iterator[RowRange]:
         """Give the shards that still have to be written."""
         if self.place.exists():
