@@ -16,7 +16,7 @@ from spahgc.ingest.embedding import embed_slides
 from spahgc.ingest.encoders import load_encoder
 from spahgc.ingest.readers.st import find_sections, read_st
 from spahgc.ingest.shards import BATCH_SIZE, EmbeddingConfig
-from spahgc.store.commits import create_store
+from spahgc.store.opening import create_store
 from spahgc.store.staging import add_slide
 
 

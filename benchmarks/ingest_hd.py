@@ -128,7 +128,7 @@ def write_counts(path: Path, barcodes: list[str], mean_genes: int) -> int:
 
 def measure(folder: Path, pool_um: int | None) -> list[dict[str, object]]:
     from spahgc.ingest.readers.visium import read_visium
-    from spahgc.store.commits import create_store
+    from spahgc.store.opening import create_store
     from spahgc.store.staging import add_slide
 
     steps = [step("imports", time.perf_counter())]

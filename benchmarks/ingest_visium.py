@@ -115,7 +115,7 @@ def ingest_by_scanpy(folder: Path, store: Path) -> None:
 
 def ingest_by_spahgc(folder: Path, store: Path) -> None:
     from spahgc.ingest.readers.visium import read_visium
-    from spahgc.store.commits import create_store
+    from spahgc.store.opening import create_store
     from spahgc.store.staging import add_slide
 
     add_slide(create_store(store), read_visium(folder))

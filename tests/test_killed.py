@@ -55,7 +55,7 @@ def kill_after(process, moment, store):
 def check_what_can_be_seen(store):
     assert verify_store(store, deep=True) == [] or only_derived_metadata_is_old(store)
     for name, slide in open_cohort(store).slides.items():
-        table = anndata.read_zarr(str(slide.folder))
+        table = anndata.read_zarr(str(store / slide.entry.group))
         assert table.n_obs == slide.n_spots
         assert (slide.read_counts() != table.X).nnz == 0
         for embedding in slide.entry.encoders:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,13 +54,25 @@ def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--store``."""
     return click.option(
         "--store",
-        type=FOLDER,
         envvar="SPAHGC_STORE",
         default="data.zarr",
         show_default=True,
         show_envvar=True,
-        help="The Zarr store to read or write.",
+        help="The store: a folder, s3://bucket/name, https://… or a .zip.",
     )(command)
+
+
+def place_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--store``, and let the store also be named by the first argument."""
+
+    @wraps(command)
+    def run(*args: Any, where: str | None, store: str, **options: Any) -> Any:  # noqa: ANN401
+        return command(*args, store=where or store, **options)
+
+    return click.argument("where", required=False)(store_option(run))
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print a report for machines.")
 
 
 def console() -> Console:

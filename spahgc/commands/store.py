@@ -1,30 +1,77 @@
-"""Commands that look at a store and take care of it: ``store ls | show | verify | gc``."""
+"""Commands that look at a store and take care of it: ``store init | info | ls | show | …``."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import Any
 
 import click
 
-from spahgc.commands.screen import PlainErrors, console, spinner, store_option
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from spahgc.commands.screen import (
+    PlainErrors,
+    console,
+    json_option,
+    place_option,
+    spinner,
+    store_option,
+)
+from spahgc.commands.sharing import (
+    store_copy,
+    store_diff,
+    store_merge,
+    store_pack,
+    store_unpack,
+)
 
 
 @click.group("store", cls=PlainErrors)
 def store_group() -> None:
-    """Look at a store and take care of it."""
+    """Look at a store, take care of it, and share it."""
+
+
+@store_group.command("init")
+@place_option
+@click.option(
+    "--single-writer",
+    is_flag=True,
+    help="Promise that one process writes at a time, where the place cannot keep two apart.",
+)
+@json_option
+def store_init(store: str, *, single_writer: bool, as_json: bool) -> None:
+    """Make an empty store; `spahgc ingest` does so by itself."""
+    from spahgc.store.opening import create_store
+
+    made = create_store(store, is_single_writer=single_writer)
+    made.check_writable()
+    number = made.head.number
+    if as_json:
+        click.echo(json.dumps({"store": made.location.address, "commit": number}))
+    else:
+        click.echo(f"{store}: {'an empty store' if number == 0 else 'there already'}")
+
+
+@store_group.command("info")
+@place_option
+@json_option
+def store_info(store: str, *, as_json: bool) -> None:
+    """Say in a few lines what the store holds, and its digest."""
+    from spahgc.report.listing import print_summary
+    from spahgc.store.cohort import open_cohort
+    from spahgc.store.summary import summarise
+
+    summary = summarise(open_cohort(store))
+    if as_json:
+        click.echo(json.dumps(asdict(summary), indent=1))
+    else:
+        print_summary(summary, console=console())
 
 
 @store_group.command("ls")
-@store_option
-@click.option("--json", "as_json", is_flag=True, help="Print a report for machines.")
-def store_ls(store: Path, *, as_json: bool) -> None:
+@place_option
+@json_option
+def store_ls(store: str, *, as_json: bool) -> None:
     """List the slides of the store."""
-    from dataclasses import asdict
-
     from spahgc.report.listing import print_slides
     from spahgc.store.cohort import open_cohort
 
@@ -38,33 +85,43 @@ def store_ls(store: Path, *, as_json: bool) -> None:
 @store_group.command("show")
 @click.argument("slide")
 @store_option
-def store_show(slide: str, store: Path) -> None:
+@json_option
+def store_show(slide: str, store: str, *, as_json: bool) -> None:  # noqa: ARG001  JSON either way
     """Print everything recorded about one SLIDE, as JSON."""
     from spahgc.store.cohort import open_cohort
 
     stored = open_cohort(store)[slide]
-    fingerprints = {name: stored.embedding_record(name) for name in stored.entry.encoders}
-    click.echo(json.dumps({**stored.record, "embeddings": fingerprints}, indent=1))
+    embeddings = {
+        name: {**stored.embedding_record(name), "licence": stored.entry.licences.get(name)}
+        for name in stored.entry.encoders
+    }
+    place = {"group": stored.entry.group, "n_bytes": stored.entry.n_bytes}
+    click.echo(json.dumps({**stored.record, **place, "embeddings": embeddings}, indent=1))
 
 
 @store_group.command("verify")
-@store_option
+@place_option
 @click.option("--deep", is_flag=True, help="Read every byte and compare digests.")
-def store_verify(store: Path, *, deep: bool) -> None:
+@json_option
+def store_verify(store: str, *, deep: bool, as_json: bool) -> None:
     """Compare the store's files with what was committed."""
     from spahgc.store.care import verify_store
 
     with spinner(f"verifying {store}"):
         problems = verify_store(store, deep=deep)
-    for problem in problems:
-        click.echo(f"{problem.owner}: {problem.text}")
+    if as_json:
+        click.echo(json.dumps([asdict(problem) for problem in problems], indent=1))
+    else:
+        for problem in problems:
+            click.echo(f"{problem.owner}: {problem.text}")
     if problems:
         raise click.ClickException(f"{store}: {len(problems)} problem(s)")
-    click.echo(f"{store}: every committed file is {'intact' if deep else 'there, of its size'}")
+    if not as_json:
+        click.echo(f"{store}: every committed file is {'intact' if deep else 'there, of its size'}")
 
 
 @store_group.command("gc")
-@store_option
+@place_option
 @click.option(
     "--older-than-hours",
     type=click.FloatRange(min=0),
@@ -72,13 +129,72 @@ def store_verify(store: Path, *, deep: bool) -> None:
     show_default=True,
     help="Spare what is younger: somebody may still write or read it.",
 )
-def store_gc(store: Path, older_than_hours: float) -> None:
+@json_option
+def store_gc(store: str, older_than_hours: float, *, as_json: bool) -> None:
     """Remove what killed writers left and what was replaced."""
     from datetime import timedelta
 
     from spahgc.store.care import collect_garbage
 
     done = collect_garbage(store, older_than=timedelta(hours=older_than_hours))
+    if as_json:
+        click.echo(json.dumps(done, indent=1))
+        return
     for key in done:
         click.echo(key)
     click.echo(f"{store}: {len(done)} leftover(s) removed or mended")
+
+
+@store_group.command("remove")
+@click.argument("slides", nargs=-1, required=True)
+@store_option
+@json_option
+def store_remove(slides: tuple[str, ...], store: str, *, as_json: bool) -> None:
+    """Take SLIDES out of the store; `spahgc store gc` frees their space a day later."""
+    from spahgc.store.editing import remove_slide
+    from spahgc.store.opening import open_store
+
+    opened = open_store(store)
+    for slide in slides:
+        commit = remove_slide(opened, slide)
+        if not as_json:
+            click.echo(f"{slide}: removed")
+    if as_json:
+        click.echo(json.dumps({"removed": list(slides), "commit": commit.number}))
+
+
+@store_group.command("set")
+@click.argument("slide")
+@click.argument("facts", nargs=-1, required=True, metavar="KEY=VALUE...")
+@store_option
+@json_option
+def store_set(slide: str, facts: tuple[str, ...], store: str, *, as_json: bool) -> None:
+    """Say something of a SLIDE: patient=7 tissue=breast licence=CC-BY-4.0 uni.licence='…'.
+
+    An empty value forgets a key. The files stay as they were ingested; the commit says it.
+    """
+    from spahgc.store.cohort import open_cohort
+    from spahgc.store.editing import set_facts
+    from spahgc.store.opening import open_store
+
+    set_facts(open_store(store), slide, _parse_facts(facts))
+    entry = open_cohort(store)[slide].entry
+    known: dict[str, Any] = {"patient": entry.patient, **entry.about}
+    if as_json:
+        click.echo(json.dumps({"slide": slide, **known, "licences": dict(entry.licences)}))
+    else:
+        click.echo(f"{slide}: " + ", ".join(f"{key} {fact}" for key, fact in known.items()))
+
+
+for _command in (store_copy, store_pack, store_unpack, store_merge, store_diff):
+    store_group.add_command(_command)
+
+
+def _parse_facts(facts: tuple[str, ...]) -> dict[str, str]:
+    parsed = {}
+    for fact in facts:
+        key, is_fact, value = fact.partition("=")
+        if not is_fact:
+            raise click.UsageError(f"{fact!r} is no KEY=VALUE")
+        parsed[key] = value
+    return parsed

@@ -167,7 +167,9 @@ def _embed_and_commit(
     for name in [name for name, rows in missing.items() if not rows]:
         by_name[name].commit()  # killed between its last shard and its commit
     tasks = [
-        ShardTask(store=by_name[name].slide.store.path, slide=name, rows=rows, config=config)
+        ShardTask(
+            store=by_name[name].slide.store.location.address, slide=name, rows=rows, config=config
+        )
         for name, shards in missing.items()
         for rows in shards
     ]

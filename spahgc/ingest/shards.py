@@ -51,7 +51,7 @@ class EmbeddingConfig:
 class ShardTask:
     """One shard of one slide's embedding: all a worker needs to make and write it."""
 
-    store: Path
+    store: str
     """Where the store lies."""
 
     slide: str

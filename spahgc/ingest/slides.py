@@ -9,7 +9,8 @@ from spahgc.errors import SpahgcError
 from spahgc.ingest.patches import PatchConfig, count_padded
 from spahgc.ingest.tissue import with_tissue_fraction
 from spahgc.schema import Finding, Slide
-from spahgc.store.commits import Commit, create_store, open_store
+from spahgc.store.commits import Commit
+from spahgc.store.opening import create_store, find_store
 from spahgc.store.staging import add_slide, find_twins, foresee
 
 
@@ -44,7 +45,7 @@ class IngestedSlide:
 def ingest_slides(
     pending: Iterable[PendingSlide],
     *,
-    store: Path,
+    store: str | Path,
     replace_existing: bool = False,
     dry_run: bool = False,
 ) -> Iterator[IngestedSlide]:
@@ -69,8 +70,7 @@ def ingest_slides(
     IngestedSlide
         As each is done; a slide that cannot be read or stored is ``failed``.
     """
-    if store.exists():
-        open_store(store)  # a wrong place is told before a minute of reading
+    find_store(store)  # a wrong place is told before a minute of reading
     for item in pending:
         try:
             slide = _looked_at(item.read(), store)
@@ -84,11 +84,12 @@ def ingest_slides(
             yield IngestedSlide(name=slide.name, outcome=outcome, slide=slide)
 
 
-def _head(store: Path) -> Commit:
-    return open_store(store).head if store.exists() else Commit()
+def _head(where: str | Path) -> Commit:
+    store = find_store(where)
+    return Commit() if store is None else store.head
 
 
-def _looked_at(slide: Slide, store: Path) -> Slide:
+def _looked_at(slide: Slide, store: str | Path) -> Slide:
     """Add what can be said of any slide, whatever its format."""
     slide = with_tissue_fraction(slide)
     findings = [*slide.findings, *_border_findings(slide), *_twin_findings(slide, store)]
@@ -107,7 +108,7 @@ def _border_findings(slide: Slide) -> Iterator[Finding]:
         yield Finding(kind="check", text=text)
 
 
-def _twin_findings(slide: Slide, store: Path) -> Iterator[Finding]:
+def _twin_findings(slide: Slide, store: str | Path) -> Iterator[Finding]:
     """Warn where the store has the same image or counts under another name."""
     for twin, what in find_twins(_head(store), slide):
         text = f"the store has the same {what} as slide {twin!r}"

@@ -74,12 +74,12 @@ def open_predictor(run: Run, cohort: Cohort) -> Predictor:
     for name, content in record.train.items():
         if cohort[name].entry.content != content:
             raise MismatchError(
-                f"slide {name} in {cohort.path} is not the one this run was trained with; "
+                f"slide {name} in {cohort.where} is not the one this run was trained with; "
                 "train again with `spahgc train`"
             )
     if cohort.fingerprint(record.embedding, record.train) != record.fingerprint:
         raise MismatchError(
-            f"the embeddings {record.embedding!r} in {cohort.path} were made in another way than "
+            f"the embeddings {record.embedding!r} in {cohort.where} were made in another way than "
             "those this run was trained with; train again with `spahgc train`"
         )
     teaching = TeachingSet(

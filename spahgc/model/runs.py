@@ -126,7 +126,7 @@ def _record(
 ) -> RunRecord:
     cohort = teaching.cohort
     return RunRecord(
-        store=str(cohort.path.absolute()),
+        store=cohort.store.location.address,
         commit=cohort.commit.number,
         embedding=config.embedding,
         fingerprint=fingerprint,

@@ -134,7 +134,7 @@ class EvaluationReport:
         return {
             "split": self.split,
             "caveats": list(self.caveats),
-            "store": str(self.cohort.path.absolute()),
+            "store": self.cohort.store.location.address,
             "commit": self.cohort.commit.number,
             "folds": [_fold_summary(run) for run in self.runs],
             "methods": json.loads(table.to_json(orient="index")),

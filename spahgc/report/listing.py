@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from spahgc.store.commits import SlideEntry
+from spahgc.store.entries import SlideEntry
+from spahgc.store.summary import StoreSummary
 
 
 def print_slides(slides: Mapping[str, SlideEntry], *, console: Console, title: str) -> None:
@@ -41,4 +42,29 @@ def print_slides(slides: Mapping[str, SlideEntry], *, console: Console, title: s
             "yes" if entry.image else "no",
             Text(", ".join(sorted(entry.encoders)) or "–"),
         )
+    console.print(table)
+
+
+def print_summary(summary: StoreSummary, *, console: Console) -> None:
+    """Say in a few lines what a store holds."""
+
+    def count(counts: Mapping[str, int]) -> str:
+        return ", ".join(f"{name} ({n})" for name, n in sorted(counts.items())) or "none"
+
+    changed = f"{summary.changed_at} by {summary.changed_by}: {summary.message}"
+    table = Table(show_header=False, box=None)
+    for name, value in (
+        ("store", summary.where),
+        ("format", str(summary.store_format)),
+        ("digest", summary.digest),
+        ("commit", f"{summary.commit}, {changed}" if summary.commit else "none yet"),
+        ("slides", f"{summary.n_slides} of {summary.n_patients} known patients"),
+        ("spots", f"{summary.n_spots:,}"),
+        ("size", f"{summary.n_bytes / 1e6:,.1f} MB"),
+        ("platforms", count(summary.platforms)),
+        ("embeddings", count(summary.embeddings)),
+        ("indexes", ", ".join(summary.indexes) or "none"),
+        *((f"licence of {what}", "; ".join(notes)) for what, notes in summary.licences.items()),
+    ):
+        table.add_row(name, Text(value, overflow="fold"))
     console.print(table)

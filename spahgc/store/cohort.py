@@ -8,8 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from spahgc.errors import MismatchError, MissingError
-from spahgc.store.commits import Commit, SlideEntry, Store, open_store
+from spahgc.store.commits import Commit, Store
+from spahgc.store.entries import SlideEntry
+from spahgc.store.opening import open_store
 from spahgc.store.slide import StoredSlide
+
+MOST_NAMED = 20
+"""Slides that a message lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,19 +35,17 @@ class Cohort:
         """Look at ``store`` as ``commit`` left it; see `open_cohort`."""
         self.store = store
         self.commit = commit
+        self._opened: dict[str, StoredSlide] = {}
 
     @property
-    def path(self) -> Path:
-        """Where the store lies."""
-        return self.store.path
+    def where(self) -> str:
+        """The store's location, as the user names it."""
+        return self.store.where
 
     @cached_property
     def slides(self) -> dict[str, StoredSlide]:
         """Every slide by name, sorted; nothing is read yet."""
-        return {
-            name: StoredSlide(self.store, name, entry)
-            for name, entry in sorted(self.commit.slides.items())
-        }
+        return {name: self[name] for name in self.commit.slides}
 
     def __getitem__(self, name: str) -> StoredSlide:
         """Give one slide.
@@ -52,10 +55,11 @@ class Cohort:
         MissingError
             If the store has no slide of that name; the text lists those it has.
         """
-        if name not in self.slides:
-            known = ", ".join(self.slides) or "none at all"
-            raise MissingError(f"{self.path} has no slide {name!r}; it has {known}")
-        return self.slides[name]
+        if name not in self._opened:
+            if name not in self.commit.slides:
+                raise MissingError(f"{self.where} has no slide {name!r}; it has {self._known()}")
+            self._opened[name] = StoredSlide(self.store, name, self.commit.slides[name])
+        return self._opened[name]
 
     def usable(self, embedding: str) -> Usable:
         """Sort the slides into those that can be trained or tested on and those that cannot."""
@@ -121,10 +125,15 @@ class Cohort:
             )
         return next(iter(digests), "")
 
+    def _known(self) -> str:
+        names = list(self.commit.slides)
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        return (", ".join(names[:MOST_NAMED]) or "none at all") + more
 
-def open_cohort(path: Path) -> Cohort:
-    """Open the newest commit of the store at ``path``."""
-    store = open_store(path)
+
+def open_cohort(where: str | Path) -> Cohort:
+    """Open the newest commit of a store: a folder, ``s3://…``, ``https://…`` or a .zip."""
+    store = open_store(where)
     return Cohort(store, store.head)
 
 

@@ -1,74 +1,28 @@
 """What is committed: numbered, append-only documents that say which slides a store holds."""
 
-import errno
 import getpass
 import json
-import shutil
+import re
 import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
-import obstore
-from obstore.exceptions import AlreadyExistsError
-from obstore.store import LocalStore
-
-from spahgc.errors import (
-    CommitConflictError,
-    DamagedStoreError,
-    FormatVersionError,
-    StoreError,
-)
+from spahgc.errors import CommitConflictError, DamagedStoreError, StoreError
 from spahgc.store import layout
-from spahgc.store.durable import sync_folder, write_durably
+from spahgc.store.entries import Catalogue, PageRecord, SlideEntry, catalogue_of
+from spahgc.store.locations.location import Location
 
 ATTEMPTS = 100
 """How often a commit is tried again when others commit at the same moment."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlideEntry:
-    """One slide as a commit knows it: where it lies, and enough to list it."""
-
-    group: str
-    """Key of its Zarr group, as ``tables/C2``."""
-
-    manifest: str
-    """sha256 of its manifest."""
-
-    content: str
-    """Digest of what was ingested; the same input gives the same digest."""
-
-    platform: str
-    """Which reader made it."""
-
-    patient: str | None
-    """None means unknown."""
-
-    n_spots: int
-    """Rows of every table of this slide."""
-
-    n_genes: int
-    """0 for an image without expression."""
-
-    microns_per_pixel: float | None
-    """Of full-resolution pixels, in µm."""
-
-    image: str | None
-    """Where the full-resolution image was at ingest."""
-
-    counts_digest: str | None = None
-    """Digest of the raw counts alone; None for an image without expression."""
-
-    image_digest: str | None = None
-    """sha256 of the image file."""
-
-    encoders: Mapping[str, str] = field(default_factory=dict)
-    """Digest of each embedding's encoder fingerprint, by the embedding's name."""
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_PLAIN = ("number", "message", "made_at", "made_by", "unique")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +33,7 @@ class Commit:
     """0 is the empty store before its first commit."""
 
     slides: Mapping[str, SlideEntry] = field(default_factory=dict)
-    """By slide name."""
+    """By slide name; read when asked for."""
 
     indexes: Mapping[str, str] = field(default_factory=dict)
     """sha256 of each index record, by the index's name."""
@@ -93,41 +47,99 @@ class Commit:
     made_by: str = ""
     """user@host."""
 
+    unique: str = ""
+    """Different in every commit ever made, so that a writer knows its own again."""
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The slides as what finds one of them without reading all."""
+        return self.slides if isinstance(self.slides, Catalogue) else catalogue_of(self.slides)
+
+    def with_slide(self, name: str, entry: SlideEntry) -> Self:
+        """Add one slide, or put it in the place of the one of that name."""
+        return replace(self, slides=self.catalogue.with_entry(name, entry))
+
+    def without_slide(self, name: str) -> Self:
+        """Leave one slide out."""
+        return replace(self, slides=self.catalogue.without(name))
+
+    def with_index(self, name: str, digest: str) -> Self:
+        """Add the record of one index."""
+        return replace(self, indexes={**self.indexes, name: digest})
+
+    def digest(self) -> str:
+        """Digest all that is held; two stores of one digest hold the same."""
+        held = {"slides": self.catalogue.digest(), "indexes": dict(self.indexes)}
+        return sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+
     @classmethod
-    def parse(cls, text: bytes, *, number: int) -> Self:
+    def parse(cls, text: bytes, *, number: int, read: Callable[[str], Mapping[str, Any]]) -> Self:
         """Read one commit document; ``number`` is the one in its key."""
         try:
             document = json.loads(text)
-            slides = {name: SlideEntry(**entry) for name, entry in document["slides"].items()}
-            return cls(**{**document, "slides": slides, "number": number})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DamagedStoreError(f"commit {number} cannot be read: {error}") from error
+            document.pop("digest")
+            pages = {page: PageRecord(**it) for page, it in document.pop("pages").items()}
+            commit = cls(**document, slides=Catalogue(pages, read))
+            _check(commit, pages)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise DamagedStoreError(f"commit {number} cannot be read: {error}") from None
+        if text != _spell({**json.loads(text), "digest": _digest(text)}) or commit.number != number:
+            raise DamagedStoreError(f"commit {number} is damaged: its digest is another one")
+        return commit
 
-    def serialise(self) -> bytes:
-        """Spell this commit as JSON."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True).encode()
+    def serialise(self, pages: Mapping[str, PageRecord]) -> bytes:
+        """Spell this commit as JSON that carries its own digest."""
+        document = {key: getattr(self, key) for key in _PLAIN}
+        document |= {"indexes": dict(self.indexes)}
+        document |= {"pages": {page: asdict(record) for page, record in sorted(pages.items())}}
+        return _spell({**document, "digest": _digest(_spell(document))})
 
 
 class Store:
-    """A store on disk, opened: its newest commit, and the one door through which it changes."""
+    """A store, opened: its newest commit, and the one door through which it changes."""
 
-    def __init__(self, path: Path) -> None:
-        """Use `open_store` or `create_store`."""
-        self.path = path
-        self._objects = LocalStore(path)
+    def __init__(self, location: Location, *, is_single_writer: bool = False) -> None:
+        """Use `spahgc.store.opening.open_store` or `spahgc.store.opening.create_store`."""
+        self.location = location
+        self.is_single_writer = is_single_writer
+
+    @property
+    def where(self) -> str:
+        """The location as the user names it."""
+        return self.location.where
+
+    @property
+    def path(self) -> Path:
+        """The folder of a store on this machine.
+
+        Raises
+        ------
+        StoreError
+            If it lies elsewhere.
+        """
+        if self.location.folder is None:
+            raise StoreError(f"{self.where} is no folder of this machine")
+        return self.location.folder
 
     @property
     def head(self) -> Commit:
-        """The newest commit, read afresh."""
-        number = max(self._commit_numbers(), default=0)
-        if number == 0:
-            return Commit()
-        return self._read_commit(number)
+        """The newest commit, read afresh: without listing, so that any web server will do."""
+        number = self.read_newest()
+        commit = Commit() if number == 0 else self.read_commit(number)
+        if commit is None:
+            raise DamagedStoreError(
+                f"{self.where}: commit {number} is missing, though {layout.NEWEST} names it"
+            )
+        while (later := self.read_commit(commit.number + 1)) is not None:
+            commit = later
+        return commit
 
     def history(self) -> Iterator[Commit]:
-        """Give every commit that is still kept, newest first."""
-        for number in sorted(self._commit_numbers(), reverse=True):
-            yield self._read_commit(number)
+        """Give every commit, newest first."""
+        commit: Commit | None = self.head
+        while commit is not None and commit.number > 0:
+            yield commit
+            commit = self.read_commit(commit.number - 1)
 
     def commit(self, change: Callable[[Commit], Commit], *, message: str) -> Commit:
         """Apply ``change`` to the newest commit and put the result after it.
@@ -145,31 +157,63 @@ class Store:
         ------
         CommitConflictError
             If others were faster `ATTEMPTS` times.
+        StoreError
+            If the place cannot be written, or not safely.
         """
         for _ in range(ATTEMPTS):
             found = self.head
             wanted = change(found)
             if wanted is found:
                 return found
+            self.check_writable()
             made = replace(
                 wanted,
                 number=found.number + 1,
+                slides=wanted.catalogue,
                 message=message,
                 made_at=datetime.now(UTC).isoformat(timespec="seconds"),
                 made_by=f"{getpass.getuser()}@{socket.gethostname()}",
+                unique=uuid.uuid4().hex,
             )
-            if self._put_if_absent(layout.commit_key(made.number), made.serialise()):
+            pages = made.catalogue.write(lambda page: self.put_document(layout.page_key, page))
+            if self._put_if_absent(layout.commit_key(made.number), made.serialise(pages)):
+                self.point_at(made.number)
                 return made
-        raise CommitConflictError(
-            f"{self.path}: others committed first {ATTEMPTS} times; try again"
-        )
+        raise CommitConflictError(f"{self.where}: others committed first {ATTEMPTS} times; again?")
+
+    def point_at(self, number: int) -> None:
+        """Leave the number of the newest commit for those who open the store next."""
+        self.location.put(layout.NEWEST, _spell({"number": number}))
+
+    def put_blob(self, key_of: Callable[[str], str], content: bytes) -> str:
+        """Write bytes under their own digest, and return that sha256."""
+        self.check_writable()
+        digest = sha256(content).hexdigest()
+        self._put_if_absent(key_of(digest), content)
+        return digest
+
+    def read_blob(self, key_of: Callable[[str], str], digest: str) -> bytes:
+        """Read bytes by their digest.
+
+        Raises
+        ------
+        DamagedStoreError
+            If they are missing or have another digest.
+        """
+        if not _DIGEST.fullmatch(digest):
+            raise DamagedStoreError(f"{self.where}: {digest[:80]!r} is no sha256")
+        key = key_of(digest)
+        try:
+            content = self.location.read(key)
+        except FileNotFoundError:
+            raise DamagedStoreError(f"{self.where}: {key} is missing") from None
+        if sha256(content).hexdigest() != digest:
+            raise DamagedStoreError(f"{self.where}: {key} is damaged: its digest is another one")
+        return content
 
     def put_document(self, key_of: Callable[[str], str], document: Mapping[str, Any]) -> str:
         """Write one JSON document under its own digest, and return that sha256."""
-        text = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
-        digest = sha256(text).hexdigest()
-        self._put_if_absent(key_of(digest), text)
-        return digest
+        return self.put_blob(key_of, json.dumps(document, sort_keys=True).encode())
 
     def read_document(self, key_of: Callable[[str], str], digest: str) -> dict[str, Any]:
         """Read one JSON document by its digest.
@@ -177,88 +221,85 @@ class Store:
         Raises
         ------
         DamagedStoreError
-            If it is missing or its bytes have another digest.
+            If it is missing, its bytes have another digest, or it is no JSON object.
         """
-        key = key_of(digest)
+        content = self.read_blob(key_of, digest)
         try:
-            text = (self.path / key).read_bytes()
-        except FileNotFoundError:
-            raise DamagedStoreError(f"{self.path}: {key} is missing") from None
-        if sha256(text).hexdigest() != digest:
-            raise DamagedStoreError(f"{self.path}: {key} is damaged: its digest is another one")
-        document: dict[str, Any] = json.loads(text)
+            document = json.loads(content)
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            raise DamagedStoreError(f"{self.where}: {key_of(digest)} is no JSON object")
         return document
 
-    def _read_commit(self, number: int) -> Commit:
-        return Commit.parse((self.path / layout.commit_key(number)).read_bytes(), number=number)
+    def check_writable(self) -> None:
+        """Refuse a place that cannot be written, or where two writers could lose commits.
 
-    def _commit_numbers(self) -> list[int]:
-        folder = self.path / layout.COMMITS
-        return [int(file.stem) for file in folder.glob("*.json") if file.stem.isdecimal()]
+        Raises
+        ------
+        StoreError
+            If it is one.
+        """
+        if not self._is_safe:
+            raise StoreError(
+                f"{self.where}: this place lets a second writer overwrite the first one's commit "
+                "(no put-if-absent); where never more than one process writes, make the store "
+                "with `spahgc store init --single-writer`"
+            )
 
-    def _put_if_absent(self, key: str, text: bytes) -> bool:
-        try:
-            obstore.put(self._objects, key, text, mode="create")
-        except AlreadyExistsError:
+    @cached_property
+    def _is_safe(self) -> bool:
+        return self.is_single_writer or self.location.keeps_put_if_absent()
+
+    def _put_if_absent(self, key: str, content: bytes) -> bool:
+        if not self.is_single_writer:
+            return self.location.put_if_absent(key, content)
+        if self.location.size(key) is not None:
             return False
-        sync_folder((self.path / key).parent)
+        self.location.put(key, content)
         return True
 
+    def read_newest(self) -> int:
+        """Read the number that the last writer left; it may lag behind, never lead."""
+        try:
+            number = json.loads(self.location.read(layout.NEWEST))["number"]
+        except FileNotFoundError:
+            return 0
+        except (ValueError, TypeError, KeyError):
+            number = None
+        if not isinstance(number, int) or number < 1:
+            raise DamagedStoreError(
+                f"{self.where}: {layout.NEWEST} is damaged; remove it, and `spahgc store gc` "
+                "writes it anew"
+            )
+        return number
 
-def open_store(path: Path) -> Store:
-    """Open an existing store.
+    def read_commit(self, number: int) -> Commit | None:
+        """Read one commit, None if it was never made."""
+        try:
+            text = self.location.read(layout.commit_key(number))
+        except FileNotFoundError:
+            return None
+        return Commit.parse(text, number=number, read=self._read_page)
 
-    Raises
-    ------
-    StoreError
-        If there is nothing at ``path``, or something else than a store.
-    FormatVersionError
-        If a newer spahgc wrote it.
-    """
-    document = path / layout.ROOT_DOCUMENT
-    if not path.exists():
-        raise StoreError(f"{path} does not exist; `spahgc ingest` makes a store")
-    try:
-        attributes = json.loads(document.read_bytes())["attributes"]
-        version = attributes[layout.STORE_ATTRIBUTE]["format"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise StoreError(
-            f"{path} is not a spahgc store: no format version in {layout.ROOT_DOCUMENT}; "
-            "name another place with `--store`"
-        ) from None
-    if not isinstance(version, int) or version > layout.FORMAT_VERSION:
-        raise FormatVersionError(
-            f"{path} has format {version}, this spahgc reads up to {layout.FORMAT_VERSION}; "
-            "upgrade with `pip install --upgrade spahgc`"
-        )
-    return Store(path)
+    def _read_page(self, digest: str) -> Mapping[str, Any]:
+        return self.read_document(layout.page_key, digest)
 
 
-def create_store(path: Path) -> Store:
-    """Open the store at ``path``, making an empty one where there is nothing.
-
-    Raises
-    ------
-    StoreError
-        If something else than a store lies there, or the place cannot be written.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        return open_store(path)
-    unfinished = path.absolute().with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        for folder in (layout.TABLES, layout.MANIFESTS, layout.COMMITS, layout.STAGING):
-            (unfinished / folder).mkdir(parents=True)
-        _write_group(unfinished / layout.TABLES, {})
-        _write_group(unfinished, layout.ROOT_ATTRIBUTES)
-        unfinished.rename(path)
-    except OSError as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:  # another process was faster
-            return open_store(path)
-        raise StoreError(f"{path} cannot be made: {error.strerror}") from error
-    return Store(path)
+def _check(commit: Commit, pages: Mapping[str, PageRecord]) -> None:
+    digests = [*commit.indexes.values(), *(page.sha256 for page in pages.values())]
+    if not all(_DIGEST.fullmatch(digest) for digest in digests):
+        raise ValueError("it names what is no sha256")
+    for name in commit.indexes:
+        layout.check_embedding_name(name)
 
 
-def _write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
-    document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-    write_durably(folder / layout.ROOT_DOCUMENT, json.dumps(document, indent=1).encode())
+def _digest(text: bytes) -> str:
+    """Digest a commit document but for the digest in it."""
+    document = json.loads(text)
+    document.pop("digest", None)
+    return sha256(_spell(document)).hexdigest()
+
+
+def _spell(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, indent=1, sort_keys=True).encode()

@@ -10,6 +10,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
+from zarr.errors import ContainsArrayError
+from zarr.storage import LocalStore, ObjectStore, StorePath
 
 from spahgc.errors import (
     CommitConflictError,
@@ -19,7 +21,10 @@ from spahgc.errors import (
 from spahgc.store import layout
 from spahgc.store.commits import Commit, Store
 from spahgc.store.durable import sync_folder, sync_tree
+from spahgc.store.locations.location import Location
+from spahgc.store.locations.remote import RemoteLocation
 from spahgc.store.manifest import Manifest
+from spahgc.store.placing import put_files
 from spahgc.store.slide import StoredSlide, digest_names
 
 CHUNK_ROWS = 256
@@ -42,26 +47,49 @@ class EmbeddingDraft:
     """
 
     def __init__(
-        self, slide: StoredSlide, name: str, *, fingerprint: Mapping[str, Any], size: int
+        self,
+        slide: StoredSlide,
+        name: str,
+        *,
+        fingerprint: Mapping[str, Any],
+        size: int,
+        notes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Start or resume the embedding ``name`` of ``slide`` with ``size`` columns."""
+        """Start or resume an embedding.
+
+        Parameters
+        ----------
+        slide
+            Whose spots are embedded.
+        name
+            Of the embedding.
+        fingerprint
+            Everything that decides its numbers.
+        size
+            D, its columns.
+        notes
+            What else is worth keeping beside it: ``licence``, padding, …
+        """
+        layout.check_embedding_name(name)
         self.slide = slide
         self.name = name
         self.digest = digest_fingerprint(fingerprint)
         self._check_free()
+        self._location = slide.store.location
+        self._notes = dict(notes or {})
         self._record: dict[str, Any] = {
             "fingerprint": dict(fingerprint),
             "fingerprint_digest": self.digest,
             "obs_names": digest_names(slide.spots.index),
         }
-        staging = slide.store.path / layout.STAGING
-        self.folder = staging / f"{slide.folder.name}~{name}~{self.digest[:16]}"
-        self.place = slide.folder / layout.EMBEDDINGS / name
+        group = slide.entry.group
+        self._staging = f"{layout.STAGING}/{group.rpartition('/')[2]}~{name}~{self.digest[:16]}"
+        self._place = f"{group}/{layout.EMBEDDINGS}/{name}"
         self._shape = (slide.n_spots, size)
 
     def missing(self) -> Iterator[RowRange]:
         """Give the shards that still have to be written."""
-        if self.place.exists():
+        if self._is_placed():
             return
         array = self._array()
         n_spots = self._shape[0]
@@ -91,28 +119,15 @@ class EmbeddingDraft:
             If a shard is missing.
         """
         store = self.slide.store
-        if not self.place.exists():
+        if not self._is_placed():
             self._move()
-        member = Manifest.of_array(self.place)
+        member = Manifest.of_array(self._location, self._place)
         self._check_whole()
-
-        def change(head: Commit) -> Commit:
-            entry = head.slides.get(self.slide.name)
-            if entry is None or entry.group != self.slide.entry.group:
-                raise CommitConflictError(
-                    f"slide {self.slide.name} was replaced while it was embedded; embed it again"
-                )
-            if entry.encoders.get(self.name) == self.digest:
-                return head
-            manifest = Manifest.parse(store.read_document(layout.manifest_key, entry.manifest))
-            grown = manifest.with_member(f"{layout.EMBEDDINGS}/{self.name}", member)
-            digest = store.put_document(layout.manifest_key, grown.serialise())
-            encoders = {**entry.encoders, self.name: self.digest}
-            entry = replace(entry, manifest=digest, encoders=encoders)
-            return replace(head, slides={**head.slides, self.slide.name: entry})
-
-        store.commit(change, message=f"embed {self.slide.name} with {self.name}")
+        licences = {self.name: str(note)} if (note := self._notes.get("licence")) else {}
+        commit_embedding(self.slide, self.name, self.digest, member, licences=licences)
         refresh_group_document(store, self.slide.name)
+        if self._location.folder is None:
+            self._location.delete(found.key for found in self._location.list_files(self._staging))
 
     def _check_free(self) -> None:
         known = self.slide.entry.encoders.get(self.name)
@@ -123,13 +138,26 @@ class EmbeddingDraft:
                 "with `--name`"
             )
 
+    def _is_placed(self) -> bool:
+        if self._location.folder is not None:  # moved in one step
+            return (self.slide.store.path / self._place).exists()
+        n_shards = -(-self._shape[0] // SHARD_ROWS)
+        return sum(1 for _ in self._location.list_files(self._place)) == n_shards + 1
+
     def _array(self) -> zarr.Array[Any]:
-        if (self.folder / layout.ROOT_DOCUMENT).exists():
-            return zarr.open_array(self.folder, mode="r+")
+        place = _writable(self._location, self._staging)
+        if self._location.size(f"{self._staging}/{layout.ROOT_DOCUMENT}") is None:
+            try:
+                return self._create(place)
+            except ContainsArrayError:  # another process was faster
+                pass
+        return zarr.open_array(place, mode="r+")
+
+    def _create(self, place: StorePath) -> zarr.Array[Any]:
         n_spots, size = self._shape
         rows = min(SHARD_ROWS, -(-n_spots // CHUNK_ROWS) * CHUNK_ROWS)
         return zarr.create_array(
-            self.folder,
+            place,
             shape=self._shape,
             dtype=np.float32,
             chunks=(CHUNK_ROWS, size),
@@ -141,43 +169,115 @@ class EmbeddingDraft:
             attributes={
                 "encoding-type": "array",
                 "encoding-version": "0.2.0",
-                layout.STORE_ATTRIBUTE: self._record,
+                layout.STORE_ATTRIBUTE: {**self._record, "notes": self._notes},
             },
         )
 
     def _move(self) -> None:
         if next(self.missing(), None) is not None:
             raise DamagedStoreError(f"slide {self.slide.name}: {self.name!r} is not whole yet")
-        for leftover in self.folder.rglob("*.partial"):  # of a writer that was killed
+        if self._location.folder is None:
+            self._put_in_place()
+        else:
+            self._rename()
+
+    def _put_in_place(self) -> None:
+        """Put what was staged where nothing is; the metadata first: it tells whose place it is."""
+        keys = sorted(
+            found.key.removeprefix(f"{self._staging}/")
+            for found in self._location.list_files(self._staging)
+        )
+        document = layout.ROOT_DOCUMENT
+        for batch in ([document], [key for key in keys if key != document]):
+            put_files(
+                self._location,
+                self._place,
+                lambda key: self._location.read(f"{self._staging}/{key}"),
+                batch,
+            )
+
+    def _rename(self) -> None:
+        root = self.slide.store.path
+        staged, place = root / self._staging, root / self._place
+        for leftover in staged.rglob("*.partial"):  # of a writer that was killed
             leftover.unlink(missing_ok=True)
-        sync_tree(self.folder)
+        sync_tree(staged)
         try:
-            self.folder.rename(self.place)
+            staged.rename(place)
         except OSError:
-            if not self.place.exists():  # else another process was faster
+            if not place.exists():  # else another process was faster
                 raise
-        sync_folder(self.place.parent)
+        sync_folder(place.parent)
 
     def _check_whole(self) -> None:
-        array = zarr.open_array(self.place, mode="r")
-        if array.attrs[layout.STORE_ATTRIBUTE] != self._record or array.shape != self._shape:
+        array = zarr.open_array(_writable(self._location, self._place), mode="r")
+        found: Any = array.attrs[layout.STORE_ATTRIBUTE]
+        if {**found, "notes": None} != {**self._record, "notes": None}:
             raise MismatchError(
-                f"{self.place} was left by a writer with other settings; "
-                "`spahgc store gc` removes it"
+                f"{self.slide.store.where}/{self._place} was left by a writer with other "
+                "settings; `spahgc store gc` removes it"
             )
+
+
+def commit_embedding(
+    slide: StoredSlide,
+    name: str,
+    digest: str,
+    member: Manifest,
+    *,
+    licences: Mapping[str, str],
+) -> None:
+    """Commit an embedding whose files lie in their place.
+
+    Raises
+    ------
+    CommitConflictError
+        If the slide was replaced or removed meanwhile.
+    """
+    store = slide.store
+
+    def change(head: Commit) -> Commit:
+        entry = head.slides.get(slide.name)
+        if entry is None or entry.group != slide.entry.group:
+            raise CommitConflictError(
+                f"slide {slide.name} was replaced while it was embedded; embed it again"
+            )
+        if entry.encoders.get(name) == digest:
+            return head
+        manifest = Manifest.parse(store.read_document(layout.manifest_key, entry.manifest))
+        grown = manifest.with_member(f"{layout.EMBEDDINGS}/{name}", member)
+        entry = replace(
+            entry,
+            manifest=store.put_document(layout.manifest_key, grown.serialise()),
+            encoders={**entry.encoders, name: digest},
+            licences={**entry.licences, **licences},
+            n_bytes=grown.n_bytes,
+        )
+        return head.with_slide(slide.name, entry)
+
+    store.commit(change, message=f"embed {slide.name} with {name}")
 
 
 def refresh_group_document(store: Store, name: str) -> None:
     """Make the ``zarr.json`` of a slide's group say what the newest commit says."""
     entry = store.head.slides.get(name)
     if entry is not None:
-        slide = StoredSlide(store, name, entry)
-        slide.manifest.write_group_document(slide.folder)
+        content = StoredSlide(store, name, entry).manifest.spell_group()
+        store.location.put(f"{entry.group}/{layout.ROOT_DOCUMENT}", content)
 
 
 def digest_fingerprint(fingerprint: Mapping[str, Any]) -> str:
     """Digest everything that decides an embedding's numbers."""
     return sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
+
+
+def _writable(location: Location, key: str) -> StorePath:
+    """Let zarr write below ``key``; above it there must be no group, or it would make one."""
+    if isinstance(location, RemoteLocation):
+        return StorePath(ObjectStore(location.objects), key)
+    if location.folder is None:
+        raise MismatchError(f"{location.where} can only be read")
+    return StorePath(LocalStore(location.folder / key))
 
 
 def _is_written(array: zarr.Array[Any], rows: RowRange) -> bool:

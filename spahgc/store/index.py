@@ -1,7 +1,7 @@
 """Find the spots of other slides that look most like a given one (FAISS, exact)."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -126,7 +126,7 @@ class ReferenceIndex:
         if missing:
             raise MismatchError(
                 f"the index {self.record.embedding!r} lacks {', '.join(missing)}; "
-                f"run `spahgc index build --store {self._cohort.path}`"
+                f"run `spahgc index build --store {self._cohort.where}`"
             )
 
 
@@ -143,8 +143,8 @@ def build_index(cohort: Cohort, *, embedding: str) -> ReferenceIndex:
     names = [name for name, slide in cohort.slides.items() if embedding in slide.entry.encoders]
     if not names:
         raise MissingError(
-            f"no slide in {cohort.path} has an embedding {embedding!r}; run `spahgc embed "
-            f"--store {cohort.path} --encoder {embedding}`"
+            f"no slide in {cohort.where} has an embedding {embedding!r}; run `spahgc embed "
+            f"--store {cohort.where} --encoder {embedding}`"
         )
     record = IndexRecord(
         embedding=embedding,
@@ -159,7 +159,7 @@ def build_index(cohort: Cohort, *, embedding: str) -> ReferenceIndex:
     def change(head: Commit) -> Commit:
         if head.indexes.get(embedding) == digest:
             return head
-        return replace(head, indexes={**head.indexes, embedding: digest})
+        return head.with_index(embedding, digest)
 
     cohort.store.commit(change, message=f"index {embedding}")
     return ReferenceIndex(cohort, record)
@@ -178,15 +178,15 @@ def open_index(cohort: Cohort, *, embedding: str) -> ReferenceIndex:
         If its record is not one.
     """
     digest = cohort.commit.indexes.get(embedding)
-    command = f"run `spahgc index build --store {cohort.path}`"
+    command = f"run `spahgc index build --store {cohort.where}`"
     if digest is None:
-        raise MissingError(f"{cohort.path} has no index over {embedding!r}; {command}")
+        raise MissingError(f"{cohort.where} has no index over {embedding!r}; {command}")
     document = cohort.store.read_document(partial(layout.index_key, embedding), digest)
     try:
         record = IndexRecord(**document)
     except TypeError as error:
         raise DamagedStoreError(
-            f"{cohort.path}: the index over {embedding!r} cannot be read ({error}); {command}"
+            f"{cohort.where}: the index over {embedding!r} cannot be read ({error}); {command}"
         ) from None
     for name, content in record.slides.items():
         entry = cohort.commit.slides.get(name)

@@ -4,9 +4,11 @@ Keys are relative to the store's root and use ``/``::
 
     zarr.json                        root group: format version, SpatialData's container mark
     tables/<group>/…                 one AnnData a slide
-    manifests/<sha256>.json          every file of one slide version: size, digest, Zarr metadata
-    indexes/<name>/<sha256>.json     one index record
+    manifests/<sha256>.json          every file of one slide version: size, digests, Zarr metadata
+    indexes/<name>/<sha256>.json     one index record; its arrays beside it as .npy
+    pages/<sha256>.json              some of the slides of a commit
     commits/00000001.json …          append-only; the newest says what the store holds
+    commits/newest.json              a hint: the number of a commit that may not be the last
     staging/…                        what is being written; never read
 """
 
@@ -22,7 +24,9 @@ ROOT_DOCUMENT: Final = "zarr.json"
 TABLES: Final = "tables"
 MANIFESTS: Final = "manifests"
 INDEXES: Final = "indexes"
+PAGES: Final = "pages"
 COMMITS: Final = "commits"
+NEWEST: Final = "commits/newest.json"
 STAGING: Final = "staging"
 
 COUNTS: Final = "X"
@@ -34,7 +38,6 @@ RECORD: Final = "uns/spahgc"
 PICTURES: Final = "uns/spatial"
 
 ROOT_ATTRIBUTES: Final = {
-    STORE_ATTRIBUTE: {"format": FORMAT_VERSION},
     "spatialdata_attrs": {"version": "0.2", "spatialdata_software_version": "0.5.0"},
 }
 TABLE_ATTRIBUTES: Final = {
@@ -74,9 +77,29 @@ def check_slide_name(name: str) -> None:
         )
 
 
+def check_embedding_name(name: str) -> None:
+    """Refuse a name of an embedding or index that some file system or URL would not carry.
+
+    Raises
+    ------
+    SlideFormatError
+        As `check_slide_name`, and for ``spatial``, which holds the spot centers.
+    """
+    if not _NAME.fullmatch(name) or name.endswith(".") or name == "spatial":
+        raise SlideFormatError(
+            f"{name[:80]!r} cannot name an embedding: use letters, digits, '.', '_' and '-'; "
+            "choose another with `--name`"
+        )
+
+
 def commit_key(number: int) -> str:
     """Spell the key of one commit, counted from 1."""
     return f"{COMMITS}/{number:08d}.json"
+
+
+def claim_key(group: str) -> str:
+    """Spell the key of the claim that keeps others from filling ``group``."""
+    return f"{STAGING}/claims/{group.replace('/', '~')}"
 
 
 def manifest_key(digest: str) -> str:
@@ -84,6 +107,16 @@ def manifest_key(digest: str) -> str:
     return f"{MANIFESTS}/{digest}.json"
 
 
+def page_key(digest: str) -> str:
+    """Spell the key of one page of slides; ``digest`` is its sha256 in hex."""
+    return f"{PAGES}/{digest}.json"
+
+
 def index_key(name: str, digest: str) -> str:
     """Spell the key of one index record; ``digest`` is its sha256 in hex."""
     return f"{INDEXES}/{name}/{digest}.json"
+
+
+def index_part_key(name: str, digest: str) -> str:
+    """Spell the key of one array of an index; ``digest`` is its sha256 in hex."""
+    return f"{INDEXES}/{name}/{digest}.npy"

@@ -1,33 +1,36 @@
-"""The list of everything one slide version consists of, and reading that trusts nothing else."""
+"""The list of everything one slide version consists of."""
 
-import asyncio
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from hashlib import file_digest
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from typing import Any, Self
 
-import zarr
-from zarr.abc.store import ByteRequest
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.core.group import ConsolidatedMetadata, GroupMetadata
-from zarr.storage import LocalStore, StorePath, WrapperStore
+import google_crc32c
 
 from spahgc.errors import DamagedStoreError
 from spahgc.store import layout
-from spahgc.store.durable import write_durably
+from spahgc.store.locations.location import Location, check_key
 
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """Size and digest of one committed file."""
+    """Size and digests of one committed file."""
 
     size: int
     """In bytes."""
 
     sha256: str
-    """In hex."""
+    """In hex; what `spahgc.store.care.verify_store` and copies compare."""
+
+    crc32c: int
+    """What every reading compares: as fast as memory, and sure to see damage."""
+
+    @classmethod
+    def of(cls, content: bytes) -> Self:
+        """Describe one file."""
+        digest = sha256(content).hexdigest()
+        return cls(size=len(content), sha256=digest, crc32c=google_crc32c.value(content))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +38,7 @@ class Manifest:
     """Every file of one slide version, and its Zarr metadata in one piece.
 
     The group's own ``zarr.json`` is not among the files: it is derived from this manifest for
-    readers that know nothing of commits (see `write_group_document`).
+    readers that know nothing of commits (see `group_document`).
     """
 
     attributes: Mapping[str, Any]
@@ -48,142 +51,154 @@ class Manifest:
     """Every file below the group but its own ``zarr.json``, by key relative to the group."""
 
     @classmethod
-    def of_group(cls, folder: Path, *, attributes: Mapping[str, Any]) -> Self:
-        """Read back a slide's group that was just written below ``folder``."""
-        return cls._of(folder, attributes, leave_out=folder / layout.ROOT_DOCUMENT)
+    def of_group(cls, location: Location, prefix: str, *, attributes: Mapping[str, Any]) -> Self:
+        """Read back a slide's group that was just written below ``prefix``."""
+        return cls._of(location, prefix, attributes, leave_out=layout.ROOT_DOCUMENT)
 
     @classmethod
-    def of_array(cls, folder: Path) -> Self:
-        """Read back one array that was just written below ``folder``; see `with_member`."""
-        return cls._of(folder, {}, leave_out=None)
+    def of_array(cls, location: Location, prefix: str) -> Self:
+        """Read back one array that was just written below ``prefix``; see `with_member`."""
+        return cls._of(location, prefix, {}, leave_out=None)
 
     @classmethod
-    def _of(cls, folder: Path, attributes: Mapping[str, Any], *, leave_out: Path | None) -> Self:
-        files = {
-            path.relative_to(folder).as_posix(): path
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and path != leave_out
-        }
-        documents = {
-            key.rpartition("/")[0]: json.loads(path.read_bytes())
-            for key, path in files.items()
-            if path.name == layout.ROOT_DOCUMENT
-        }
-        records = {key: _read_record(path) for key, path in files.items()}
-        return cls(attributes=attributes, documents=documents, files=records)
+    def _of(
+        cls,
+        location: Location,
+        prefix: str,
+        attributes: Mapping[str, Any],
+        *,
+        leave_out: str | None,
+    ) -> Self:
+        documents, files = {}, {}
+        for found in sorted(location.list_files(prefix), key=lambda found: found.key):
+            key = found.key.removeprefix(f"{prefix}/")
+            if key == leave_out:
+                continue
+            content = location.read(found.key)
+            files[key] = FileRecord.of(content)
+            folder, _, name = key.rpartition("/")
+            if name == layout.ROOT_DOCUMENT:
+                documents[folder] = json.loads(content)
+        return cls(attributes=attributes, documents=documents, files=files)
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Self:
-        """Take a manifest apart that `serialise` spelled."""
+        """Take a manifest apart that `serialise` spelled.
+
+        Raises
+        ------
+        DamagedStoreError
+            If it lacks something, or a key in it leads out of the slide.
+        """
         try:
-            files = {key: FileRecord(**record) for key, record in document["files"].items()}
-            return cls(
-                attributes=document["attributes"], documents=document["documents"], files=files
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DamagedStoreError(f"a manifest lacks {error}") from error
+            files = {
+                check_key(key, where="a manifest"): FileRecord(**record)
+                for key, record in document["files"].items()
+            }
+            documents = {key: dict(member) for key, member in document["documents"].items()}
+            return cls(attributes=dict(document["attributes"]), documents=documents, files=files)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise DamagedStoreError(f"a manifest cannot be read: {error}") from None
 
     def serialise(self) -> dict[str, Any]:
         """Spell this manifest as a JSON document."""
         return asdict(self)
 
+    @property
+    def n_bytes(self) -> int:
+        """Of all files."""
+        return sum(record.size for record in self.files.values())
+
     def with_member(self, key: str, member: "Manifest") -> "Manifest":
         """Add the array whose folder ``member`` describes under ``key``."""
         documents = {f"{key}/{name}".rstrip("/"): doc for name, doc in member.documents.items()}
         files = {f"{key}/{name}": record for name, record in member.files.items()}
-        return Manifest(
-            attributes=self.attributes,
+        return replace(
+            self,
             documents={**self.documents, **documents},
             files={**self.files, **files},
         )
 
+    def member(self, key: str) -> "Manifest":
+        """Give what `with_member` added under ``key``."""
+        documents = {
+            name.removeprefix(key).strip("/"): doc
+            for name, doc in self.documents.items()
+            if name == key or name.startswith(f"{key}/")
+        }
+        files = {
+            name.removeprefix(f"{key}/"): record
+            for name, record in self.files.items()
+            if name.startswith(f"{key}/")
+        }
+        return Manifest(attributes={}, documents=documents, files=files)
+
+    def without_member(self, key: str) -> "Manifest":
+        """Leave one array out."""
+        return replace(
+            self,
+            documents={
+                name: doc
+                for name, doc in self.documents.items()
+                if name != key and not name.startswith(f"{key}/")
+            },
+            files={
+                name: record
+                for name, record in self.files.items()
+                if not name.startswith(f"{key}/")
+            },
+        )
+
     def group_document(self) -> dict[str, Any]:
         """Spell the group's own ``zarr.json``, with every member's metadata consolidated."""
-        metadata = GroupMetadata(
-            attributes=dict(self.attributes),
-            zarr_format=3,
-            consolidated_metadata=ConsolidatedMetadata.from_dict(
-                {
-                    "kind": "inline",
-                    "must_understand": False,
-                    "metadata": {name: dict(doc) for name, doc in self.documents.items()},
-                }
-            ),
-        )
-        return metadata.to_dict()
+        return {
+            "zarr_format": 3,
+            "node_type": "group",
+            "attributes": dict(self.attributes),
+            "consolidated_metadata": {
+                "kind": "inline",
+                "must_understand": False,
+                "metadata": {name: dict(doc) for name, doc in self.documents.items()},
+            },
+        }
 
-    def open_group(self, folder: Path) -> zarr.Group:
-        """Open the group below ``folder`` as this manifest knows it, without reading a file."""
-        store = _CommittedStore(LocalStore(folder, read_only=True), self.files, folder)
-        metadata = GroupMetadata.from_dict(self.group_document())
-        return zarr.Group(zarr.AsyncGroup(metadata=metadata, store_path=StorePath(store)))
+    def spell_group(self) -> bytes:
+        """Give the bytes of the group's own ``zarr.json``."""
+        return json.dumps(self.group_document(), indent=1, sort_keys=True).encode()
 
-    def problems(self, folder: Path, *, deep: bool) -> Iterable[str]:
-        """List what differs between the files below ``folder`` and this manifest.
+    def problems(self, location: Location, group: str, *, deep: bool) -> Iterator[str]:
+        """List what differs between the files below ``group`` and this manifest.
 
         Parameters
         ----------
-        folder
-            Of the slide's group.
+        location
+            That holds the group.
+        group
+            Key of the slide's group.
         deep
             Compare digests too, which reads every byte; else presence and sizes.
         """
+        sizes = location.sizes(group, self.files)
         for key, record in self.files.items():
-            path = folder / key
-            if path.is_symlink() or not path.is_file():
+            if (size := sizes[key]) is None:
                 yield f"{key} is missing"
-            elif (size := path.stat().st_size) != record.size:
+            elif size != record.size:
                 yield f"{key} has {size} bytes instead of {record.size}"
-            elif deep and _read_record(path) != record:
+            elif deep and not _is_intact(location, f"{group}/{key}", record):
                 yield f"{key} is damaged: its digest is another one"
-        if not self.is_derived(folder):
+        if not self.is_derived(location, group):
             yield f"{layout.ROOT_DOCUMENT} is out of date; `spahgc store gc` writes it anew"
 
-    def is_derived(self, folder: Path) -> bool:
+    def is_derived(self, location: Location, group: str) -> bool:
         """Tell whether the group's ``zarr.json`` is the one this manifest asks for."""
         try:
-            found = json.loads((folder / layout.ROOT_DOCUMENT).read_bytes())
-        except (OSError, ValueError):
+            return location.read(f"{group}/{layout.ROOT_DOCUMENT}") == self.spell_group()
+        except FileNotFoundError:
             return False
-        return bool(found == json.loads(json.dumps(self.group_document())))
-
-    def write_group_document(self, folder: Path) -> None:
-        """Write the group's ``zarr.json`` for AnnData, SpatialData and plain HTTP servers."""
-        text = json.dumps(self.group_document(), indent=1, sort_keys=True)
-        write_durably(folder / layout.ROOT_DOCUMENT, text.encode())
 
 
-class _CommittedStore(WrapperStore[LocalStore]):
-    """A Zarr store that knows which files there must be: a missing chunk is no silent fill."""
-
-    def __init__(self, store: LocalStore, files: Mapping[str, FileRecord], folder: Path) -> None:
-        super().__init__(store)
-        self._files = files
-        self._folder = folder
-
-    def _with_store(self, store: LocalStore) -> "_CommittedStore":
-        return type(self)(store, self._files, self._folder)
-
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        """Read one committed file, or part of it."""
-        record = self._files.get(key)
-        if record is None:
-            return None
-        await asyncio.to_thread(self._check, key, record)
-        return await super().get(key, prototype, byte_range)
-
-    def _check(self, key: str, record: FileRecord) -> None:
-        path = self._folder / key
-        size = None if path.is_symlink() or not path.is_file() else path.stat().st_size
-        if size != record.size:
-            raise DamagedStoreError(
-                f"{path} is {'missing' if size is None else f'{size} bytes'}, "
-                f"committed were {record.size} bytes; `spahgc store verify --deep` lists all damage"
-            )
-
-
-def _read_record(path: Path) -> FileRecord:
-    with path.open("rb") as file:
-        return FileRecord(path.stat().st_size, file_digest(file, "sha256").hexdigest())
+def _is_intact(location: Location, key: str, record: FileRecord) -> bool:
+    try:
+        return FileRecord.of(location.read(key)) == record
+    except FileNotFoundError:
+        return False

@@ -17,8 +17,11 @@ from scipy.sparse import csr_matrix
 from spahgc.errors import DamagedStoreError, MismatchError, MissingError
 from spahgc.schema import Thumbnail
 from spahgc.store import layout
-from spahgc.store.commits import SlideEntry, Store
+from spahgc.store.commits import Store
+from spahgc.store.committed import open_group
+from spahgc.store.entries import SlideEntry
 from spahgc.store.manifest import Manifest
+from spahgc.store.trust import check_manifest
 
 
 class StoredSlide:
@@ -33,18 +36,29 @@ class StoredSlide:
         self.name = name
         self.entry = entry
         self.store = store
-        self.folder = store.path / entry.group
 
     @cached_property
     def manifest(self) -> Manifest:
-        """Every file this version consists of."""
-        return Manifest.parse(self.store.read_document(layout.manifest_key, self.entry.manifest))
+        """Every file this version consists of.
+
+        Raises
+        ------
+        DamagedStoreError
+            If it is damaged, or declares what cannot be.
+        """
+        document = self.store.read_document(layout.manifest_key, self.entry.manifest)
+        try:
+            manifest = Manifest.parse(document)
+            check_manifest(manifest, self.entry)
+        except DamagedStoreError as error:
+            raise DamagedStoreError(f"{self.store.where}: slide {self.name}: {error}") from None
+        return manifest
 
     @cached_property
     def record(self) -> dict[str, Any]:
         """What is known of the slide beside its arrays: image, scale, findings, who made it."""
         record: dict[str, Any] = json.loads(str(self._read(layout.RECORD)))
-        return record
+        return {**record, "patient": self.entry.patient, **self.entry.about}
 
     @property
     def patient(self) -> str | None:
@@ -139,12 +153,12 @@ class StoredSlide:
             )
         return (
             f"slide {self.name} has no embedding {name!r}; "
-            f"run `spahgc embed --store {self.store.path} --encoder {name}`"
+            f"run `spahgc embed --store {self.store.where} --encoder {name}`"
         )
 
     @cached_property
     def _group(self) -> zarr.Group:
-        return self.manifest.open_group(self.folder)
+        return open_group(self.store.location, self.entry.group, self.manifest)
 
     def _read(self, key: str) -> Any:  # noqa: ANN401  AnnData elements have no common type
         with self._damage_of(key):

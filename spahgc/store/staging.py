@@ -1,26 +1,25 @@
 """Slides in the making: written aside, read back, committed; none can be seen half-written."""
 
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from filelock import BaseFileLock, FileLock
 
 from spahgc import __version__
-from spahgc.errors import (
-    SlideExistsError,
-    StoreError,
-)
+from spahgc.errors import SlideExistsError, StoreError
 from spahgc.schema import Slide
 from spahgc.store import layout
-from spahgc.store.commits import Commit, SlideEntry, Store
-from spahgc.store.durable import sync_folder, sync_tree
+from spahgc.store.commits import Commit, Store
+from spahgc.store.committed import open_group
+from spahgc.store.entries import SlideEntry
+from spahgc.store.locations.folder import FolderLocation
 from spahgc.store.manifest import Manifest
+from spahgc.store.placing import lock_slide, place_folder, release_claim
 from spahgc.store.table import digest_counts, digest_image, digest_slide, write_table
 
 
@@ -47,19 +46,23 @@ def add_slide(
         return outcome
     before = store.head.slides.get(slide.name)
     try:
-        with _staged_table(store, slide) as (folder, manifest), _lock(store, slide.name):
-            group = _move_to_free_group(store, slide.name, folder)
-            digest = store.put_document(layout.manifest_key, manifest)
-            entry = _describe(slide, group, digest)
-            if not _commit_slide(store, slide.name, entry, replace_existing=replace_existing):
+        store.check_writable()
+        with _staged_table(store, slide) as (folder, manifest), lock_slide(store, slide.name):
+            digest = store.put_document(layout.manifest_key, manifest.serialise())
+            group = place_folder(store, slide.name, folder, manifest, digest)
+            entry = _describe(slide, group, digest, n_bytes=manifest.n_bytes)
+            message = f"ingest {slide.name}"
+            if not commit_slide(
+                store, slide.name, entry, message=message, replace_existing=replace_existing
+            ):
                 return "kept"
     except OSError as error:
         if isinstance(error, StoreError):
             raise
-        raise StoreError(f"{store.path} cannot be written: {error.strerror or error}") from error
+        raise StoreError(f"{store.where} cannot be written: {error.strerror or error}") from error
     if before is not None:
         # readers that know nothing of commits must not take the old version for the new one
-        (store.path / before.group / layout.ROOT_DOCUMENT).unlink(missing_ok=True)
+        store.location.delete([f"{before.group}/{layout.ROOT_DOCUMENT}"])
     return outcome
 
 
@@ -105,20 +108,35 @@ def find_twins(head: Commit, slide: Slide) -> list[tuple[str, str]]:
     ]
 
 
-def _commit_slide(store: Store, name: str, entry: SlideEntry, *, replace_existing: bool) -> bool:
-    """Commit a slide, or find that somebody just committed the very same one."""
+def commit_slide(
+    store: Store,
+    name: str,
+    entry: SlideEntry,
+    *,
+    message: str,
+    replace_existing: bool = False,
+) -> bool:
+    """Commit a slide, or find that somebody just committed the very same one.
+
+    Raises
+    ------
+    SlideExistsError
+        If somebody just committed another one of that name.
+    """
 
     def change(head: Commit) -> Commit:
         found = _find_existing(head, name, entry.content, replace_existing=replace_existing)
         if found is not None and found.content == entry.content:
             return head
-        return replace(head, slides={**head.slides, name: entry})
+        return head.with_slide(name, entry)
 
     is_committed = False
     try:
-        is_committed = store.commit(change, message=f"ingest {name}").slides[name] == entry
+        is_committed = store.commit(change, message=message).slides[name] == entry
     finally:
-        if not is_committed:
+        if is_committed:
+            release_claim(store, entry.group)
+        elif store.location.folder is not None:
             shutil.rmtree(store.path / entry.group, ignore_errors=True)
     return is_committed
 
@@ -126,7 +144,7 @@ def _commit_slide(store: Store, name: str, entry: SlideEntry, *, replace_existin
 def _find_existing(
     head: Commit, name: str, content: str, *, replace_existing: bool
 ) -> SlideEntry | None:
-    twin = next((known for known in head.slides if known.lower() == name.lower()), None)
+    twin = head.catalogue.spelled_like(name)
     if twin is None:
         return None
     entry = head.slides[twin]
@@ -139,55 +157,44 @@ def _find_existing(
 
 
 @contextmanager
-def _staged_table(store: Store, slide: Slide) -> Iterator[tuple[Path, dict[str, Any]]]:
-    folder = store.path / layout.STAGING / f"{slide.name}~{uuid.uuid4().hex}"
-    folder.parent.mkdir(exist_ok=True)
-    try:
-        attributes = write_table(slide, folder, made_by=f"spahgc {__version__}")
-        manifest = Manifest.of_group(folder, attributes=attributes)
-        _read_back(slide, manifest, folder)
-        manifest.write_group_document(folder)
-        sync_tree(folder)
-        yield folder, manifest.serialise()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _staged_table(store: Store, slide: Slide) -> Iterator[tuple[Path, Manifest]]:
+    with _staging_folder(store) as staging:
+        name = f"{slide.name}~{uuid.uuid4().hex}"
+        folder = staging / name
+        try:
+            attributes = write_table(slide, folder, made_by=f"spahgc {__version__}")
+            place = FolderLocation(staging)
+            manifest = Manifest.of_group(place, name, attributes=attributes)
+            _read_back(slide, place, name, manifest)
+            (folder / layout.ROOT_DOCUMENT).write_bytes(manifest.spell_group())
+            yield folder, manifest
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _lock(store: Store, name: str) -> BaseFileLock:
-    """Tell a folder that a killed writer left from one that is about to be committed."""
-    return FileLock(store.path / layout.STAGING / f"{name}.lock")
+@contextmanager
+def _staging_folder(store: Store) -> Iterator[Path]:
+    """Give a folder to write in: the store's own where a finished slide can be moved from it."""
+    if store.location.folder is None:
+        with tempfile.TemporaryDirectory(prefix="spahgc-") as folder:
+            yield Path(folder)
+    else:
+        folder_of_store = store.path / layout.STAGING
+        folder_of_store.mkdir(exist_ok=True)
+        yield folder_of_store
 
 
-def _read_back(slide: Slide, manifest: Manifest, folder: Path) -> None:
-    counts = manifest.open_group(folder)[layout.COUNTS]
-    for name in ("data", "indices", "indptr"):
-        part = np.asarray(counts[name][:])  # type: ignore[index]
-        if not np.array_equal(part, getattr(slide.counts, name)):
+def _read_back(slide: Slide, place: FolderLocation, name: str, manifest: Manifest) -> None:
+    counts = open_group(place, name, manifest)[layout.COUNTS]
+    for part_name in ("data", "indices", "indptr"):
+        part = np.asarray(counts[part_name][:])  # type: ignore[index]
+        if not np.array_equal(part, getattr(slide.counts, part_name)):
             raise StoreError(
-                f"slide {slide.name}: X/{name} read back differs from what was written"
+                f"slide {slide.name}: X/{part_name} read back differs from what was written"
             )
 
 
-def _move_to_free_group(store: Store, name: str, folder: Path) -> str:
-    group, version = f"{layout.TABLES}/{name}", 1
-    while (store.path / group).exists():
-        if _was_never_committed(store, group):
-            shutil.rmtree(store.path / group)
-        else:
-            version += 1
-            group = f"{layout.TABLES}/{name}.v{version}"
-    folder.rename(store.path / group)
-    sync_folder(store.path / layout.TABLES)
-    return group
-
-
-def _was_never_committed(store: Store, group: str) -> bool:
-    return all(
-        entry.group != group for commit in store.history() for entry in commit.slides.values()
-    )
-
-
-def _describe(slide: Slide, group: str, manifest: str) -> SlideEntry:
+def _describe(slide: Slide, group: str, manifest: str, *, n_bytes: int) -> SlideEntry:
     return SlideEntry(
         group=group,
         manifest=manifest,
@@ -200,4 +207,5 @@ def _describe(slide: Slide, group: str, manifest: str) -> SlideEntry:
         image=None if slide.image is None else str(slide.image.path.absolute()),
         counts_digest=digest_counts(slide),
         image_digest=None if slide.image is None else digest_image(slide.image.path),
+        n_bytes=n_bytes,
     )

@@ -11,7 +11,7 @@ from spahgc.ingest.shards import EmbeddingConfig
 from spahgc.store import drafts
 from spahgc.store.care import verify_store
 from spahgc.store.cohort import open_cohort
-from spahgc.store.commits import create_store
+from spahgc.store.opening import create_store
 from spahgc.store.staging import add_slide
 from tests.conftest import build_slide
 from tests.ingest.conftest import with_image, write_noise

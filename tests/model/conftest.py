@@ -18,9 +18,10 @@ from spahgc.model.runs import FinishedRun, RunConfig, train_fold
 from spahgc.model.training import TrainingConfig
 from spahgc.schema import Slide
 from spahgc.store.cohort import Cohort, open_cohort
-from spahgc.store.commits import Store, create_store
+from spahgc.store.commits import Store
 from spahgc.store.drafts import EmbeddingDraft
 from spahgc.store.index import build_index
+from spahgc.store.opening import create_store
 from spahgc.store.splits import make_fold
 from spahgc.store.staging import add_slide
 from tests.conftest import build_slide

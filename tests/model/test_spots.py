@@ -11,7 +11,7 @@ from spahgc.errors import MissingError
 from spahgc.model.expression import GenePanel
 from spahgc.model.spots import depth_of, expression_of, nearest_others, read_spots
 from spahgc.store.cohort import open_cohort
-from spahgc.store.commits import create_store
+from spahgc.store.opening import create_store
 from spahgc.store.staging import add_slide
 from tests.model.conftest import EMBEDDING, draw_tissue, put_slide
 

@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from spahgc.report.listing import print_slides
-from spahgc.store.commits import SlideEntry
+from spahgc.store.entries import SlideEntry
 
 SLIDE = {
     "group": "tables/C2",

@@ -6,8 +6,8 @@ import pytest
 
 from spahgc.errors import MismatchError, MissingError, StoreError
 from spahgc.store.cohort import open_cohort
-from spahgc.store.commits import create_store
 from spahgc.store.drafts import EmbeddingDraft
+from spahgc.store.opening import create_store
 from spahgc.store.staging import add_slide
 from tests.conftest import build_slide
 
@@ -36,7 +36,7 @@ def store(tmp_path):
 def test_slides_are_listed_by_name(store):
     cohort = open_cohort(store.path)
     assert list(cohort.slides) == ["A1", "B1"]
-    assert cohort.path == store.path
+    assert cohort.where == str(store.path)
 
 
 def test_an_unknown_slide_is_refused_with_those_there_are(store):

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from spahgc.errors import DamagedStoreError, FormatVersionError, StoreError
-from spahgc.store.commits import Commit, SlideEntry, create_store, open_store
+from spahgc.store.commits import Commit
+from spahgc.store.entries import SlideEntry
+from spahgc.store.opening import create_store, open_store
 
 
 def entry(n_spots: int = 1) -> SlideEntry:

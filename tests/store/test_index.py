@@ -13,9 +13,9 @@ from spahgc.errors import DamagedStoreError, MismatchError, MissingError
 from spahgc.store import layout
 from spahgc.store.care import collect_garbage
 from spahgc.store.cohort import open_cohort
-from spahgc.store.commits import create_store
 from spahgc.store.drafts import EmbeddingDraft
 from spahgc.store.index import IndexRecord, ReferenceIndex, build_index, open_index
+from spahgc.store.opening import create_store
 from spahgc.store.staging import add_slide
 from tests.conftest import build_slide
 

@@ -1,0 +1,61 @@
+"""Every file that a commit names: what a copy must bring, and what care must spare."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from spahgc.errors import DamagedStoreError
+from spahgc.store import layout
+from spahgc.store.commits import Commit, Store
+from spahgc.store.manifest import FileRecord
+from spahgc.store.slide import StoredSlide
+
+
+def open_slides(store: Store, commit: Commit) -> Iterator[StoredSlide]:
+    """Open every slide of a commit, sorted by name."""
+    for name, entry in commit.slides.items():
+        yield StoredSlide(store, name, entry)
+
+
+def slide_keys(slide: StoredSlide) -> Iterator[str]:
+    """Give every key of one slide version, its manifest and derived ``zarr.json`` included."""
+    yield layout.manifest_key(slide.entry.manifest)
+    yield f"{slide.entry.group}/{layout.ROOT_DOCUMENT}"
+    yield from (f"{slide.entry.group}/{key}" for key in slide.manifest.files)
+
+
+def index_keys(store: Store, commit: Commit) -> dict[str, str]:
+    """Give the sha256 of every document and part of the indexes of a commit, by key."""
+    keys: dict[str, str] = {}
+    for name, digest in commit.indexes.items():
+        keys[layout.index_key(name, digest)] = digest
+        record = store.read_document(partial(layout.index_key, name), digest)
+        for part in dict(record.get("parts") or {}).values():
+            keys[layout.index_part_key(name, str(part))] = str(part)
+    return keys
+
+
+def commit_keys(store: Store, commit: Commit) -> set[str]:
+    """Give every key that a commit names."""
+    keys = {layout.page_key(record.sha256) for record in commit.catalogue.pages.values()}
+    keys |= set(index_keys(store, commit))
+    for slide in open_slides(store, commit):
+        keys.update(slide_keys(slide))
+    return keys
+
+
+def read_file(slide: StoredSlide, key: str) -> bytes:
+    """Read one file of a slide and compare its sha256.
+
+    Raises
+    ------
+    DamagedStoreError
+        If it is missing or another one.
+    """
+    location, place = slide.store.location, f"{slide.entry.group}/{key}"
+    try:
+        content = location.read(place)
+    except FileNotFoundError:
+        raise DamagedStoreError(f"{location.where}: {place} is missing") from None
+    if FileRecord.of(content) != slide.manifest.files[key]:
+        raise DamagedStoreError(f"{location.where}: {place} is damaged: its digest is another one")
+    return content

@@ -1,0 +1,159 @@
+"""Change what is said of a slide, or take it out; each a commit of its own."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from spahgc.errors import MismatchError, MissingError
+from spahgc.store import layout
+from spahgc.store.commits import Commit, Store
+from spahgc.store.entries import SlideEntry
+
+LICENCE: Final = "licence"
+
+MEASURED: Final = frozenset(
+    [
+        *("slide", "platform", "microns_per_pixel", "microns_per_pixel_sources"),
+        *("spot_diameter_um", "pitch_um", "image", "findings", "made_by", "made_at"),
+    ]
+)
+"""What was read from files: to change it, ingest the slide again."""
+
+_KEY = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Differences:
+    """What two stores do not have in common."""
+
+    only_first: tuple[str, ...]
+    """Slides that the second lacks."""
+
+    only_second: tuple[str, ...]
+    """Slides that the first lacks."""
+
+    changed: Mapping[str, tuple[str, ...]]
+    """What differs, by slide that both have."""
+
+    indexes: tuple[str, ...]
+    """Indexes that differ or that one of them lacks."""
+
+    @property
+    def is_none(self) -> bool:
+        """Whether both hold the same."""
+        return not (self.only_first or self.only_second or self.changed or self.indexes)
+
+
+def set_facts(store: Store, name: str, facts: Mapping[str, str]) -> Commit:
+    """Say something of a slide: its patient, tissue, section, licence, or any word of yours.
+
+    Parameters
+    ----------
+    store
+        That holds it.
+    name
+        Of the slide.
+    facts
+        By key; an empty one is forgotten. ``EMBEDDING.licence`` tells what binds the use of an
+        embedding.
+
+    Raises
+    ------
+    MissingError
+        If there is no such slide or embedding.
+    MismatchError
+        If a key is no lower-case word, or tells what was measured.
+    """
+
+    def change(head: Commit) -> Commit:
+        entry = _entry(store, head, name)
+        for key, fact in facts.items():
+            entry = _with_fact(entry, name, key, fact)
+        return head if entry == head.slides[name] else head.with_slide(name, entry)
+
+    return store.commit(change, message=f"set {', '.join(facts)} of {name}")
+
+
+def remove_slide(store: Store, name: str) -> Commit:
+    """Take a slide out; `spahgc.store.care.collect_garbage` frees its space a day later.
+
+    Raises
+    ------
+    MissingError
+        If there is no such slide.
+    """
+    removed: list[SlideEntry] = []
+
+    def change(head: Commit) -> Commit:
+        removed[:] = [_entry(store, head, name)]
+        return head.without_slide(name)
+
+    commit = store.commit(change, message=f"remove {name}")
+    # readers that know nothing of commits must not take it for one that is there
+    store.location.delete([f"{removed[0].group}/{layout.ROOT_DOCUMENT}"])
+    return commit
+
+
+def compare_commits(first: Commit, second: Commit) -> Differences:
+    """List what differs between what two stores hold."""
+    ours, theirs = dict(first.slides), dict(second.slides)
+    changed = {
+        name: what
+        for name in ours.keys() & theirs.keys()
+        if (what := _unlike(ours[name], theirs[name]))
+    }
+    indexes = {
+        name
+        for name in first.indexes.keys() | second.indexes.keys()
+        if first.indexes.get(name) != second.indexes.get(name)
+    }
+    return Differences(
+        only_first=tuple(sorted(ours.keys() - theirs.keys())),
+        only_second=tuple(sorted(theirs.keys() - ours.keys())),
+        changed=dict(sorted(changed.items())),
+        indexes=tuple(sorted(indexes)),
+    )
+
+
+def _entry(store: Store, head: Commit, name: str) -> SlideEntry:
+    if name not in head.slides:
+        raise MissingError(f"{store.where} has no slide {name!r}; `spahgc store ls` lists them")
+    return head.slides[name]
+
+
+def _with_fact(entry: SlideEntry, name: str, key: str, fact: str) -> SlideEntry:
+    embedding, _, what = key.rpartition(".")
+    if embedding:
+        if embedding not in entry.encoders or what != LICENCE:
+            raise MissingError(
+                f"slide {name} has no {key!r} to set; of an embedding only EMBEDDING.licence can "
+                f"be, and it has {', '.join(sorted(entry.encoders)) or 'none'}"
+            )
+        return replace(entry, licences=_changed(entry.licences, embedding, fact))
+    if not _KEY.fullmatch(key) or key in MEASURED:
+        raise MismatchError(
+            f"{key!r} cannot be set: {'it was measured' if key in MEASURED else 'no plain word'}; "
+            "set patient, tissue, section, licence or a word of your own in a–z, 0–9 and _"
+        )
+    if key == "patient":
+        return replace(entry, patient=fact or None)
+    return replace(entry, about=_changed(entry.about, key, fact))
+
+
+def _changed(facts: Mapping[str, str], key: str, fact: str) -> dict[str, str]:
+    return {k: v for k, v in {**facts, key: fact}.items() if v}
+
+
+def _unlike(one: SlideEntry, other: SlideEntry) -> tuple[str, ...]:
+    what = []
+    if one.content != other.content:
+        what.append("content")
+    if (one.patient, one.about, one.licences) != (other.patient, other.about, other.licences):
+        what.append("facts")
+    what += [
+        f"embedding {name}"
+        for name in sorted(one.encoders.keys() | other.encoders.keys())
+        if one.encoders.get(name) != other.encoders.get(name)
+    ]
+    return tuple(what)

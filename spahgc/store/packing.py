@@ -1,0 +1,78 @@
+"""A store in one file, to be sent or put on a web server: an uncompressed .zip."""
+
+import os
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from spahgc.errors import StoreError
+from spahgc.store import layout
+from spahgc.store.cohort import Cohort
+from spahgc.store.contents import index_keys, read_file
+from spahgc.store.durable import sync_folder
+
+_DATE: Final = (1980, 1, 1, 0, 0, 0)
+"""Of every file inside, so that the same store makes the same archive."""
+
+
+def pack_store(
+    source: Cohort, archive: Path, *, advance: Callable[[int], None] | None = None
+) -> int:
+    """Write all that a store holds now into one .zip, and return its size in bytes.
+
+    Raises
+    ------
+    StoreError
+        If the file is there already, or cannot be written.
+    DamagedStoreError
+        If a file of the store is missing or damaged; no archive is left then.
+    """
+    if archive.exists():
+        raise StoreError(f"{archive} is there already; remove it, or name another file")
+    if archive.suffix != ".zip":
+        raise StoreError(f"{archive}: a packed store is known by its name; let it end in .zip")
+    unfinished = archive.with_name(f".{archive.name}.{uuid.uuid4().hex}")
+    try:
+        with zipfile.ZipFile(unfinished, "x", zipfile.ZIP_STORED) as file:
+            for key, content in _contents(source):
+                file.writestr(zipfile.ZipInfo(key, _DATE), content)
+                if advance is not None:
+                    advance(len(content))
+        with unfinished.open("rb") as written:
+            os.fsync(written.fileno())
+        unfinished.rename(archive)
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{archive} cannot be written: {error.strerror or error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    sync_folder(archive.absolute().parent)
+    return archive.stat().st_size
+
+
+def _contents(source: Cohort) -> Iterator[tuple[str, bytes]]:
+    """Give every file of the newest commit, the small ones that tell of the others first."""
+    store, location = source.store, source.store.location
+    for key in _documents(source):
+        yield key, location.read(key)
+    for key, digest in index_keys(store, source.commit).items():
+        yield key, store.read_blob(lambda _, key=key: key, digest)  # type: ignore[misc]
+    for slide in source.slides.values():
+        group = slide.entry.group
+        manifest_key = layout.manifest_key(slide.entry.manifest)
+        yield manifest_key, store.read_blob(layout.manifest_key, slide.entry.manifest)
+        yield f"{group}/{layout.ROOT_DOCUMENT}", slide.manifest.spell_group()
+        for key in slide.manifest.files:
+            yield f"{group}/{key}", read_file(slide, key)
+
+
+def _documents(source: Cohort) -> Iterator[str]:
+    yield layout.ROOT_DOCUMENT
+    yield f"{layout.TABLES}/{layout.ROOT_DOCUMENT}"
+    if source.commit.number:
+        yield layout.NEWEST
+    yield from (layout.commit_key(n) for n in range(1, source.commit.number + 1))
+    yield from (layout.page_key(page.sha256) for page in source.commit.catalogue.pages.values())

@@ -1,0 +1,149 @@
+"""Put a finished slide where it will lie, so that nothing there is ever overwritten."""
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Final
+
+from filelock import BaseFileLock, FileLock
+
+from spahgc.errors import CommitConflictError
+from spahgc.store import layout
+from spahgc.store.commits import Store
+from spahgc.store.durable import sync_folder, sync_tree
+from spahgc.store.locations.location import Location
+from spahgc.store.manifest import Manifest
+
+PARALLEL: Final = 8
+"""Files under way at once."""
+
+ReadFile = Callable[[str], bytes]
+"""From a key relative to a group to what is in that file."""
+
+
+def lock_slide(store: Store, name: str) -> BaseFileLock | nullcontext[None]:
+    """Tell a folder that a killed writer left from one that is about to be committed."""
+    if store.location.folder is None:
+        return nullcontext()  # claims do it there
+    return FileLock(store.path / layout.STAGING / f"{name}.lock")
+
+
+def place_folder(store: Store, name: str, folder: Path, manifest: Manifest, digest: str) -> str:
+    """Move or upload the staged group in ``folder`` to a free place, and give its key.
+
+    Parameters
+    ----------
+    store
+        Where to.
+    name
+        Of the slide.
+    folder
+        On the store's own drive, where the store is a folder.
+    manifest
+        Of that group.
+    digest
+        Of the manifest.
+    """
+    if store.location.folder is None:
+        read = lambda key: (folder / key).read_bytes()  # noqa: E731  one line, used once
+        return upload_group(store, name, read, manifest, digest)
+    sync_tree(folder)
+    group = _free_folder(store, name)
+    folder.rename(store.path / group)
+    sync_folder(store.path / layout.TABLES)
+    return group
+
+
+def upload_group(store: Store, name: str, read: ReadFile, manifest: Manifest, digest: str) -> str:
+    """Put every file of a group at a free place, and give its key.
+
+    Where the same version was half put before, only what is missing is put.
+    """
+    group = _claim(store, name, digest)
+    put_files(store.location, group, read, manifest.files)
+    store.location.put(f"{group}/{layout.ROOT_DOCUMENT}", manifest.spell_group())
+    return group
+
+
+def put_files(
+    location: Location,
+    prefix: str,
+    read: ReadFile,
+    files: Iterable[str],
+    *,
+    advance: Callable[[int], None] | None = None,
+) -> None:
+    """Put files below ``prefix`` that are not there, several at once.
+
+    Raises
+    ------
+    CommitConflictError
+        If other bytes already lie where one of them belongs.
+    """
+
+    def put(key: str) -> None:
+        content = read(key)
+        place = f"{prefix}/{key}"
+        if not location.put_if_absent(place, content) and location.read(place) != content:
+            raise CommitConflictError(
+                f"{location.where}/{place} was put there by another writer; run it again"
+            )
+        if advance is not None:
+            advance(len(content))
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        for _ in pool.map(put, files):
+            pass
+
+
+def release_claim(store: Store, group: str) -> None:
+    """Forget who was to fill ``group``, once it is committed."""
+    if store.location.folder is None:
+        store.location.delete([layout.claim_key(group)])
+
+
+def _claim(store: Store, name: str, digest: str) -> str:
+    """Find a place that nobody else fills: who first puts its claim may, for that version."""
+    for group in _candidates(name):
+        claim = layout.claim_key(group)
+        if store.location.put_if_absent(claim, f"{digest} {uuid.uuid4().hex}".encode()):
+            if next(iter(store.location.list_files(group)), None) is None:
+                return group
+            store.location.delete([claim])
+        elif _read_claim(store.location, claim) == digest:
+            return group
+    raise AssertionError  # pragma: no cover  the candidates never end
+
+
+def _read_claim(location: Location, claim: str) -> str | None:
+    try:
+        return location.read(claim).decode().split(" ")[0]
+    except FileNotFoundError:  # released meanwhile
+        return None
+
+
+def _free_folder(store: Store, name: str) -> str:
+    for group in _candidates(name):
+        if not (store.path / group).exists():
+            return group
+        if _was_never_committed(store, group):
+            shutil.rmtree(store.path / group)
+            return group
+    raise AssertionError  # pragma: no cover  the candidates never end
+
+
+def _candidates(name: str) -> Iterable[str]:
+    version = 1
+    while True:
+        yield f"{layout.TABLES}/{name}" if version == 1 else f"{layout.TABLES}/{name}.v{version}"
+        version += 1
+
+
+def _was_never_committed(store: Store, group: str) -> bool:
+    name = group.removeprefix(f"{layout.TABLES}/")
+    slide = name.rpartition(".v")[0] or name
+    named = (commit.slides.get(slide) for commit in store.history())
+    return all(entry is None or entry.group != group for entry in named)
