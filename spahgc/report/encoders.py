@@ -9,9 +9,9 @@ from rich.text import Text
 from spahgc.ingest.networks.survey import EncoderRow
 
 _CAPTION = (
-    "px: width of the input; µm/px: scale it was trained at, where it is one. Not here: ask for "
-    "access on the page if it is gated, `hf auth login`, `hf download OWNER/NAME`; or pass the "
-    "file from there as `--weights FILE`. --json says what each needs."
+    "px: width of the input; µm/px: scale it was trained at, where it is one; hf: huggingface.co. "
+    "Not here: ask for access on that page if it is gated, `hf auth login`, `hf download "
+    "OWNER/NAME`; or pass the file from there as `--weights FILE`. --json says what each needs."
 )
 
 

@@ -75,7 +75,7 @@ def _row(name: str, known: KnownEncoder) -> EncoderRow:
         licence=known.licence,
         is_gated=known.is_gated,
         is_usable=cure is None,
-        weights="with spahgc" if name in _BUNDLED else known.url.removeprefix("https://"),
+        weights="with spahgc" if name in _BUNDLED else _short(known.url),
         cure=cure,
     )
 
@@ -94,3 +94,7 @@ def _find_cure(name: str, known: KnownEncoder) -> str | None:
         return None
     ask = f"ask for access at {known.url}, hf auth login, " if known.is_gated else ""
     return f"{ask}hf download {known.repository}; or pass the file as --weights FILE"
+
+
+def _short(url: str) -> str:
+    return url.removeprefix("https://").replace("huggingface.co/", "hf:")
