@@ -109,7 +109,7 @@ def grow_store(
 
 def copy_store(grown: Cohort, path: Path, *changed: Slide) -> Cohort:
     """Copy a store, put ``changed`` slides in their namesakes' places, and index it again."""
-    shutil.copytree(grown.path, path)
+    shutil.copytree(grown.store.path, path)
     for slide in changed:
         put_slide(open_cohort(path).store, slide, draw_tissue(slide.name)[1])
     if changed:

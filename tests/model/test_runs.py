@@ -14,7 +14,7 @@ from tests.model.conftest import EMBEDDING, draw_tissue, put_slide
 @pytest.fixture
 def cohort(grown, tmp_path):
     """Four slides of two patients, and B3: the counts of B2 under another name."""
-    shutil.copytree(grown.path, tmp_path / "data.zarr")
+    shutil.copytree(grown.store.path, tmp_path / "data.zarr")
     slide, embedding_SD = draw_tissue("B2")
     store = open_cohort(tmp_path / "data.zarr").store
     put_slide(store, replace(slide, name="B3", patient="C"), embedding_SD)
