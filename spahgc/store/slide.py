@@ -21,7 +21,7 @@ from spahgc.store.commits import Store
 from spahgc.store.committed import open_group
 from spahgc.store.entries import SlideEntry
 from spahgc.store.manifest import Manifest
-from spahgc.store.trust import check_manifest
+from spahgc.store.scrutiny import check_manifest
 
 
 class StoredSlide:
