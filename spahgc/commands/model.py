@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spahgc.commands.screen import FOLDER, console, progress_bar, spinner, store_option
-from spahgc.store.splits import SPLIT_RULES
+from spahgc.store.splits import BY_PATIENT, SPLIT_RULES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,15 +118,14 @@ def train(
 @click.command()
 @click.option(
     "--split",
-    type=click.Choice(SPLIT_RULES),
-    default="leave-one-patient-out",
+    default=BY_PATIENT,
     show_default=True,
-    help="What is held out in turn.",
+    help=f"What is held out in turn: {', '.join(SPLIT_RULES)}, or a JSON or CSV file.",
 )
 @training_options
 def evaluate(
     store: Path,
-    split: Any,  # noqa: ANN401  one of SPLIT_RULES
+    split: str,
     out: Path | None,
     *,
     as_json: bool,
@@ -136,11 +135,11 @@ def evaluate(
     from spahgc.model.evaluation import evaluate_folds
     from spahgc.report.evaluation import EvaluationReport
     from spahgc.store.runs import fresh_folder
-    from spahgc.store.splits import make_folds
+    from spahgc.store.split_files import read_folds
 
     cohort, usable, config = _prepare(store, **how)
     _say_left_out(usable)
-    folds = make_folds(cohort.patients(usable.names), rule=split)
+    folds = read_folds(cohort.patients(usable.names), split=split)
     folder = out or _new_folder("evaluate")
     total = len(folds) * config.training.max_epochs
     with fresh_folder(folder) as unfinished:

@@ -3,12 +3,15 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final
 
 from spahgc.errors import ProtocolError
 
-SplitRule: TypeAlias = Literal["leave-one-patient-out", "leave-one-slide-out"]
-SPLIT_RULES: Final[tuple[str, ...]] = get_args(SplitRule)
+BY_PATIENT: Final = "leave-one-patient-out"
+BY_SLIDE: Final = "leave-one-slide-out"
+K_FOLD: Final = "k-fold"
+SPLIT_RULES: Final = (BY_PATIENT, BY_SLIDE, f"{K_FOLD}:N")
+"""Rules as a user writes them; `spahgc.store.split_files` reads fixed lists."""
 
 UNKNOWN: Final = "unknown"
 """All slides of unknown patients are held to be of one: none is assumed to differ."""
@@ -33,22 +36,30 @@ class Fold:
     groups: Mapping[str, str]
     """Patient of each slide, or the slide itself where slides count as independent."""
 
+    rule: str = BY_SLIDE
+    """How the slides were divided, as the user wrote it."""
+
     shared_patients: tuple[str, ...] = ()
     """Patients on both sides of the test; each makes the score weaker evidence."""
 
     @property
     def caveat(self) -> str | None:
         """Say in one line how the score must be read, or None where nothing needs saying."""
-        if not self.shared_patients:
-            return None
-        return (
-            f"slides of one patient ({', '.join(self.shared_patients)}) on both sides of the test: "
-            "expect less on another patient"
-        )
+        return caveat_of(self.shared_patients)
 
 
-def make_folds(patients: Mapping[str, str | None], *, rule: SplitRule) -> list[Fold]:
-    """Hold every slide, or every patient, out once.
+def caveat_of(shared_patients: Sequence[str]) -> str | None:
+    """Say what it means that these patients are on both sides of a test."""
+    if not shared_patients:
+        return None
+    return (
+        f"slides of one patient ({', '.join(shared_patients)}) on both sides of the test: "
+        "expect less on another patient"
+    )
+
+
+def make_folds(patients: Mapping[str, str | None], *, rule: str) -> list[Fold]:
+    """Hold every slide out once: alone, with its patient's others, or with a k-th of all.
 
     Parameters
     ----------
@@ -56,41 +67,47 @@ def make_folds(patients: Mapping[str, str | None], *, rule: SplitRule) -> list[F
         Patient of each slide, None where unknown.
     rule
         ``leave-one-patient-out`` keeps all slides of a patient together;
-        ``leave-one-slide-out`` is weaker wherever a patient has several slides.
+        ``leave-one-slide-out`` is weaker wherever a patient has several slides; ``k-fold:5`` makes
+        five parts of about as many slides, of whole patients where there are several.
 
     Raises
     ------
     ProtocolError
-        If there are too few slides or patients to hold one out, choose a checkpoint on a
-        second and still train on two that can borrow from each other.
+        If there is no such rule, or there are too few slides or patients to hold one out, choose a
+        checkpoint on a second and still train on two that can borrow from each other.
     """
-    owners = {slide: patient or UNKNOWN for slide, patient in patients.items()}
-    units = owners if rule == "leave-one-patient-out" else {slide: slide for slide in owners}
-    held_out = sorted(set(units.values()))
-    if rule == "leave-one-patient-out" and len(held_out) < 2:
+    owners = _owners(patients)
+    by_patient = rule == BY_PATIENT
+    if rule.partition(":")[0] == K_FOLD:
+        by_patient = len(set(owners.values())) > 1
+        parts = _k_parts(owners, n_parts=_n_parts(rule), by_patient=by_patient)
+    elif rule in SPLIT_RULES:
+        if by_patient:
+            _check_patients(owners)
+        parts = list(_units(owners, by_patient=by_patient).values())
+    else:
         raise ProtocolError(
-            f"all slides are of one patient ({held_out[0] if held_out else 'none'}), so none can "
-            "be left out; use `--split leave-one-slide-out` and read its score as weaker"
+            f"split {rule!r} is none of {', '.join(SPLIT_RULES)}, nor a JSON or CSV file"
         )
-    return [
-        make_fold(patients, test=[s for s, unit in units.items() if unit == name], rule=rule)
-        for name in held_out
-    ]
+    return [make_fold(patients, test=part, by_patient=by_patient, rule=rule) for part in parts]
 
 
 def make_fold(
     patients: Mapping[str, str | None],
     *,
     test: Sequence[str],
-    rule: SplitRule = "leave-one-slide-out",
+    by_patient: bool = False,
     validation: Sequence[str] | None = None,
+    rule: str = BY_SLIDE,
+    name: str | None = None,
 ) -> Fold:
     """Divide the slides around the given test slides, which may be none.
 
-    The validation part is one unit (a patient under ``leave-one-patient-out`` when at least
-    three others stay, else a slide) taken from training: the one that follows the test slides
-    in sorted order, so that over all folds each takes its turn. ``validation`` overrides it.
-    Under ``leave-one-patient-out`` the other slides of a test patient are in no part.
+    The validation part is one unit (a patient under ``by_patient`` when at least three others
+    stay, else a slide) taken from training: the one that follows the test slides in sorted order,
+    so that over all folds each takes its turn. ``validation`` overrides it. Under ``by_patient``
+    the other slides of a test patient are in no part. ``rule`` is written down, and ``name``
+    called, as given.
 
     Raises
     ------
@@ -99,8 +116,7 @@ def make_fold(
         a slide is asked for that is not among ``patients`` or is asked for twice.
     """
     _check_named(patients, [*test, *(validation or ())])
-    by_patient = rule == "leave-one-patient-out"
-    owners = {slide: patient or UNKNOWN for slide, patient in sorted(patients.items())}
+    owners = _owners(patients)
     groups = {slide: owners[slide] if by_patient else slide for slide in owners}
     judged = {groups[slide] for slide in test}
     rest = [slide for slide in owners if groups[slide] not in judged]
@@ -110,13 +126,57 @@ def make_fold(
     train = [slide for slide in rest if slide not in validation]
     _check_enough(train, groups, test=test, n_validation=len(validation), by_patient=by_patient)
     return Fold(
-        name="+".join(test) or "all",
+        name=name or "+".join(test) or "all",
         train=tuple(train),
         validation=tuple(validation),
         test=tuple(test),
         groups=groups,
+        rule=rule,
         shared_patients=tuple(sorted({owners[s] for s in test} & {owners[s] for s in rest})),
     )
+
+
+def _owners(patients: Mapping[str, str | None]) -> dict[str, str]:
+    return {slide: patient or UNKNOWN for slide, patient in sorted(patients.items())}
+
+
+def _units(owners: Mapping[str, str], *, by_patient: bool) -> dict[str, list[str]]:
+    """Give the slides that are held out together, by patient or by their own name, sorted."""
+    units: dict[str, list[str]] = {}
+    for slide, owner in owners.items():
+        units.setdefault(owner if by_patient else slide, []).append(slide)
+    return dict(sorted(units.items()))
+
+
+def _check_patients(owners: Mapping[str, str]) -> None:
+    names = sorted(set(owners.values()))
+    if len(names) < 2:
+        raise ProtocolError(
+            f"all slides are of one patient ({names[0] if names else 'none'}), so none can "
+            f"be left out; use `--split {BY_SLIDE}` and read its score as weaker"
+        )
+
+
+def _n_parts(rule: str) -> int:
+    number = rule.partition(":")[2]
+    if not (number.isascii() and number.isdecimal() and int(number) >= 2):
+        raise ProtocolError(f"split {rule!r}: expected {K_FOLD}:N with N at least 2, such as 5")
+    return int(number)
+
+
+def _k_parts(owners: Mapping[str, str], *, n_parts: int, by_patient: bool) -> list[list[str]]:
+    """Deal whole units to the part that has the fewest slides, the largest unit first."""
+    units = _units(owners, by_patient=by_patient)
+    if len(units) < n_parts:
+        what = "patients" if by_patient else "slides"
+        raise ProtocolError(
+            f"{K_FOLD}:{n_parts} asks for {n_parts} parts, but there are {len(units)} {what}; "
+            f"use `--split {K_FOLD}:{max(len(units), 2)}` or `--split {BY_SLIDE}`"
+        )
+    parts: list[list[str]] = [[] for _ in range(n_parts)]
+    for slides in sorted(units.values(), key=len, reverse=True):
+        min(parts, key=len).extend(slides)
+    return sorted(sorted(part) for part in parts)
 
 
 def _check_named(patients: Mapping[str, str | None], named: Sequence[str]) -> None:

@@ -3,9 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spahgc.errors import ProtocolError
-from spahgc.store.splits import SPLIT_RULES, make_fold, make_folds
+from spahgc.store.splits import BY_PATIENT, BY_SLIDE, make_fold, make_folds
 
-BY_PATIENT, BY_SLIDE = SPLIT_RULES
 THREE = {"C1": "C", "A1": "A", "A2": "A", "B1": "B", "B2": "B"}
 FOUR = {**THREE, "D1": "D", "D2": "D"}
 
@@ -20,7 +19,7 @@ def folds_or_none(patients, rule):
         return None
 
 
-@given(patients=cohorts, rule=st.sampled_from(SPLIT_RULES))
+@given(patients=cohorts, rule=st.sampled_from([BY_PATIENT, BY_SLIDE]))
 def test_no_slide_is_in_two_parts_and_every_slide_is_tested_once(patients, rule):
     folds = folds_or_none(patients, rule)
     if folds is None:
@@ -86,7 +85,7 @@ def test_leaving_patients_out_chooses_the_checkpoint_on_a_whole_patient():
 
 
 def test_with_two_patients_left_a_slide_that_can_be_spared_chooses_the_checkpoint():
-    fold = make_fold(THREE, test=["B1", "B2"], rule=BY_PATIENT)
+    fold = make_fold(THREE, test=["B1", "B2"], by_patient=True)
     assert fold.validation == ("A1",)  # C1 follows B2, but patient C has no other slide to teach
     assert fold.train == ("A2", "C1")
 
@@ -156,6 +155,48 @@ def test_a_slide_nobody_knows_is_refused_with_those_there_are():
 
 
 def test_one_slide_of_a_test_patient_keeps_the_others_from_teaching():
-    fold = make_fold(FOUR, test=["A1"], rule=BY_PATIENT)
+    fold = make_fold(FOUR, test=["A1"], by_patient=True)
     assert "A2" not in (*fold.train, *fold.validation)
     assert fold.caveat is None
+
+
+@given(patients=cohorts, n_parts=st.integers(2, 5))
+def test_k_folds_test_every_slide_once_in_parts_of_whole_patients(patients, n_parts):
+    folds = folds_or_none(patients, f"k-fold:{n_parts}")
+    if folds is None:
+        return
+    assert len(folds) == n_parts
+    assert sorted(slide for fold in folds for slide in fold.test) == sorted(patients)
+    if len({patient or "unknown" for patient in patients.values()}) > 1:
+        assert all(fold.caveat is None for fold in folds)
+    else:
+        assert all(fold.caveat for fold in folds)
+    for fold in folds:
+        assert not {*fold.test} & {*fold.train, *fold.validation}
+        assert not {*fold.train} & {*fold.validation}
+
+
+def test_k_folds_have_about_as_many_slides_each():
+    patients = {f"{p}{n}": p for p in "ABCDEF" for n in range(3)}
+    sizes = [len(fold.test) for fold in make_folds(patients, rule="k-fold:3")]
+    assert sizes == [6, 6, 6]
+
+
+def test_k_folds_of_one_patients_slides_say_that_they_share_it():
+    folds = make_folds({f"A{n}": "A" for n in range(6)}, rule="k-fold:3")
+    assert [fold.test for fold in folds] == [("A0", "A3"), ("A1", "A4"), ("A2", "A5")]
+    assert all(fold.shared_patients == ("A",) for fold in folds)
+    assert all(fold.rule == "k-fold:3" for fold in folds)
+
+
+def test_more_folds_than_patients_are_refused_with_what_works():
+    with pytest.raises(
+        ProtocolError, match=r"asks for 9 parts, but there are 4 patients.*k-fold:4"
+    ):
+        make_folds(FOUR, rule="k-fold:9")
+
+
+@pytest.mark.parametrize("rule", ["k-fold", "k-fold:", "k-fold:one", "k-fold:1", "leave-two-out"])
+def test_a_rule_nobody_knows_is_refused_with_those_there_are(rule):
+    with pytest.raises(ProtocolError, match=r"k-fold:N"):
+        make_folds(FOUR, rule=rule)
