@@ -92,7 +92,8 @@ def train(
     """Train on every slide that has an image and expression, but those kept for --test."""
     from spahgc.model.runs import train_fold
     from spahgc.report.pictures import plot_curve
-    from spahgc.store.runs import fresh_folder, write_run
+    from spahgc.store.run_folders import unfinished_folder
+    from spahgc.store.runs import write_run
     from spahgc.store.splits import make_fold
 
     cohort, usable, config = _prepare(store, **how)
@@ -107,7 +108,7 @@ def train(
         f"test: {', '.join(fold.test) or 'none'}",
         err=True,
     )
-    with fresh_folder(folder) as unfinished:
+    with unfinished_folder(folder, plan={}) as unfinished:
         with progress_bar("training", config.training.max_epochs, unit="epochs") as advance:
             run = train_fold(cohort, fold, config=config, advance=advance).run
         write_run(run, unfinished)
@@ -134,7 +135,7 @@ def evaluate(
     """Judge the model beside its baselines: every slide or patient is held out once."""
     from spahgc.model.evaluation import evaluate_folds
     from spahgc.report.evaluation import EvaluationReport
-    from spahgc.store.runs import fresh_folder
+    from spahgc.store.run_folders import unfinished_folder
     from spahgc.store.split_files import read_folds
 
     cohort, usable, config = _prepare(store, **how)
@@ -142,7 +143,7 @@ def evaluate(
     folds = read_folds(cohort.patients(usable.names), split=split)
     folder = out or _new_folder("evaluate")
     total = len(folds) * config.training.max_epochs
-    with fresh_folder(folder) as unfinished:
+    with unfinished_folder(folder, plan={}) as unfinished:
         report = EvaluationReport(folder=unfinished, cohort=cohort, split=split)
         with progress_bar(f"{len(folds)} folds", total, unit="epochs") as advance:
             for result in evaluate_folds(cohort, folds, config=config, advance=advance):

@@ -2,10 +2,9 @@
 
 import json
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,14 +14,20 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from spahgc.errors import DamagedStoreError, FormatVersionError, MissingError, StoreError
-from spahgc.store.durable import sync_tree, write_durably
+from spahgc.errors import DamagedStoreError, FormatVersionError, MissingError
+from spahgc.store.durable import write_durably
+from spahgc.store.trust import Trust, parse_trust, serialise_trust
 
-RUN_VERSION: Final = 1
+RUN_VERSION: Final = 2
 RECORD: Final = "run.json"
 WEIGHTS: Final = "weights.safetensors"
 CURVE: Final = "curve.csv"
 SCORES: Final = "scores.parquet"
+TRUST: Final = "trust.json"
+FILES: Final = "files"
+"""Key in ``run.json`` of the sha256 of every other file of the run."""
+DEEPEST: Final = 4
+"""Folders below one in which runs are looked for: an evaluation keeps its own two below."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +94,18 @@ class RunRecord:
     made_at: str = ""
     """ISO 8601, UTC."""
 
+    split: str = ""
+    """Rule or file that divided the slides."""
+
+    shared_patients: tuple[str, ...] = ()
+    """Patients on both sides of the test; each makes the scores weaker evidence."""
+
+    references: tuple[str, ...] = ()
+    """Slides that the index was asked about, as it was asked: those that were borrowed from."""
+
+    judged: Mapping[str, str] = field(default_factory=dict)
+    """Content digest of each validation and test slide."""
+
     version: int = RUN_VERSION
     """Version of this record's form."""
 
@@ -109,60 +126,104 @@ class Run:
     scores: pd.DataFrame | None = None
     """One row per test slide and gene; None where nothing was tested."""
 
-
-@contextmanager
-def fresh_folder(path: Path) -> Iterator[Path]:
-    """Give a hidden folder that takes the place of ``path`` when the block ends well.
-
-    Raises
-    ------
-    StoreError
-        If something is at ``path`` already, or it cannot be written.
-    """
-    if path.exists():
-        raise StoreError(f"{path} exists; name another place with `--out`")
-    unfinished = path.absolute().with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with _cannot_be_made(path):
-        unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        with _cannot_be_made(path):
-            sync_tree(unfinished)
-            unfinished.rename(path)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-
-
-@contextmanager
-def _cannot_be_made(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{path} cannot be made: {error.strerror}") from error
+    trust: Trust | None = None
+    """How far to believe a gene and a spot, found on slides the model had not learned from."""
 
 
 def write_run(run: Run, folder: Path) -> None:
-    """Write a run into an existing empty folder; see `fresh_folder`."""
+    """Write a run into an existing folder that has none; the record comes last."""
     save_file({name: np.ascontiguousarray(w) for name, w in run.weights.items()}, folder / WEIGHTS)
     run.curve.to_csv(folder / CURVE, index=False)
     if run.scores is not None:
         run.scores.to_parquet(folder / SCORES, index=False)
-    write_durably(folder / RECORD, json.dumps(asdict(run.record), indent=1).encode())
+    if run.trust is not None:
+        (folder / TRUST).write_text(serialise_trust(run.trust))
+    written = [name for name in (WEIGHTS, CURVE, SCORES, TRUST) if (folder / name).exists()]
+    _write_record(run.record, folder, files={n: _digest(folder / n) for n in written})
 
 
 def read_run(path: Path) -> Run:
-    """Read a run.
+    """Read a run and compare its files with the digests in its record.
 
     Raises
     ------
     MissingError
         If ``path`` is not a run.
     FormatVersionError
-        If a newer spahgc wrote it.
+        If another version of spahgc wrote it.
     DamagedStoreError
-        If part of it is missing or cannot be read.
+        If part of it is missing, was changed since, or cannot be read.
     """
+    record, files = _read_record(path)
+    try:
+        _check_files(path, files)
+        return Run(
+            record=record,
+            weights=load_file(path / WEIGHTS),
+            curve=pd.read_csv(path / CURVE, float_precision="round_trip"),
+            scores=pd.read_parquet(path / SCORES) if SCORES in files else None,
+            trust=parse_trust((path / TRUST).read_text()) if TRUST in files else None,
+        )
+    except DamagedStoreError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise DamagedStoreError(f"{path} is a damaged run: {error}") from error
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read a run's record alone; for what may be raised see `read_run`."""
+    return _read_record(path)[0]
+
+
+def find_runs(folder: Path) -> Iterator[Path]:
+    """Find every finished run in a folder, itself included, in the order of their names."""
+    if (folder / RECORD).is_file():
+        yield folder
+        return
+    pattern = "*"
+    found: set[Path] = set()
+    for _ in range(DEEPEST):
+        found.update(place.parent for place in folder.glob(f"{pattern}/{RECORD}"))
+        pattern += "/*"
+    yield from sorted(p for p in found if not _is_hidden(p.relative_to(folder)))
+
+
+def export_run(path: Path, into: Path) -> list[Path]:
+    """Copy what others need to use a run, without where it lay: safetensors, JSON and a curve.
+
+    Parameters
+    ----------
+    path
+        The run.
+    into
+        An existing empty folder.
+
+    Returns
+    -------
+    list[Path]
+        The files written; `read_run` reads the folder. Scores stay behind, as they name the test
+        slides' genes one by one; the record keeps their mean.
+
+    Raises
+    ------
+    MissingError, FormatVersionError, DamagedStoreError
+        See `read_run`.
+    """
+    run = read_run(path)
+    _, files = _read_record(path)
+    kept = {name: files[name] for name in (WEIGHTS, CURVE, TRUST) if name in files}
+    for name in kept:
+        shutil.copyfile(path / name, into / name)
+    _write_record(replace(run.record, store=Path(run.record.store).name), into, files=kept)
+    return sorted(into.iterdir())
+
+
+def _write_record(record: RunRecord, folder: Path, *, files: Mapping[str, str]) -> None:
+    document = {**asdict(record), FILES: dict(files)}
+    write_durably(folder / RECORD, json.dumps(document, indent=1).encode())
+
+
+def _read_record(path: Path) -> tuple[RunRecord, dict[str, str]]:
     if not (path / RECORD).is_file():
         raise MissingError(f"{path} is not a run: no {RECORD}; `spahgc train` makes one")
     try:
@@ -174,15 +235,42 @@ def read_run(path: Path) -> Run:
         raise FormatVersionError(
             f"{path} was written by a newer spahgc; `pip install --upgrade spahgc`"
         )
-    try:
-        for name in ("validation", "test", "panel"):
-            document[name] = tuple(document[name])
-        scores = path / SCORES
-        return Run(
-            record=RunRecord(**document),
-            weights=load_file(path / WEIGHTS),
-            curve=pd.read_csv(path / CURVE, float_precision="round_trip"),
-            scores=pd.read_parquet(scores) if scores.exists() else None,
+    if version < RUN_VERSION:
+        raise FormatVersionError(
+            f"{path} was written by an older spahgc (form {version}, this one reads "
+            f"{RUN_VERSION}); train again with `spahgc train`"
         )
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    try:
+        files = {str(name): str(digest) for name, digest in document.pop(FILES).items()}
+        missing = sorted({WEIGHTS, CURVE} - set(files))
+        strange = sorted(set(files) - {WEIGHTS, CURVE, SCORES, TRUST})
+        if missing or strange:
+            raise DamagedStoreError(
+                f"{path} is a damaged run: its record lists {', '.join(strange) or 'too little'}"
+            )
+        for name in ("validation", "test", "panel", "shared_patients", "references"):
+            document[name] = tuple(document[name])
+        return RunRecord(**document), files
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedStoreError(f"{path} is a damaged run: {error}") from error
+
+
+def _check_files(path: Path, files: Mapping[str, str]) -> None:
+    for name, digest in files.items():
+        if _digest(path / name) != digest:
+            raise DamagedStoreError(
+                f"{path} is a damaged run: {name} is not the file that was written with it "
+                "(its sha256 differs); copy the run again, or train again"
+            )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

@@ -14,7 +14,8 @@ from spahgc.model.prediction import (
 )
 from spahgc.store.cohort import open_cohort
 from spahgc.store.index import build_index
-from spahgc.store.runs import fresh_folder, read_run, write_run
+from spahgc.store.run_folders import unfinished_folder
+from spahgc.store.runs import read_run, write_run
 from tests.model.conftest import (
     EMBEDDING,
     FINGERPRINT,
@@ -30,7 +31,7 @@ from tests.model.conftest import (
 def run(finished, tmp_path_factory):
     """The run as it is read back."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    with fresh_folder(folder) as unfinished:
+    with unfinished_folder(folder, plan={}) as unfinished:
         write_run(finished.run, unfinished)
     return read_run(folder)
 

@@ -5,18 +5,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spahgc.errors import DamagedStoreError, FormatVersionError, MissingError, StoreError
+from spahgc.errors import DamagedStoreError, FormatVersionError, MissingError
 from spahgc.store.runs import (
     CURVE,
     RECORD,
+    RUN_VERSION,
     SCORES,
+    TRUST,
     WEIGHTS,
     Run,
     RunRecord,
-    fresh_folder,
+    export_run,
+    find_runs,
+    read_record,
     read_run,
     write_run,
 )
+from spahgc.store.trust import Trust
 
 RECORD_OF_RUN = RunRecord(
     store="/data.zarr",
@@ -52,7 +57,19 @@ def make_run():
         "head.weight": generator.random((2, 5), dtype=np.float32).T,  # not contiguous
         "head.bias": np.float32([0, np.pi]),
     }
-    return Run(record=RECORD_OF_RUN, weights=weights, curve=curve, scores=scores)
+    trust = Trust(
+        slides=("C1",),
+        genes=pd.DataFrame(
+            {"cv_pcc": [1 / 3, np.nan], "cv_low": [0, np.nan], "cv_high": 1, "cv_slides": [1, 0]},
+            index=pd.Index(["G1", "G2"], name="gene"),
+            dtype=float,
+        ),
+        n_nearest=10,
+        nearness_Q=np.linspace(-0.1, 1 / 3, 11),
+        flagged_share=0.02,
+        error_B=np.array([1.1, np.nan, 0.9]),
+    )
+    return Run(record=RECORD_OF_RUN, weights=weights, curve=curve, scores=scores, trust=trust)
 
 
 @pytest.fixture
@@ -72,11 +89,19 @@ def test_a_run_is_read_back_as_it_was_written(folder):
         assert np.array_equal(read.weights[name], weight)
     pd.testing.assert_frame_equal(read.curve, run.curve, check_exact=True)
     pd.testing.assert_frame_equal(read.scores, run.scores, check_exact=True)
+    assert (read.trust.slides, read.trust.n_nearest) == (run.trust.slides, run.trust.n_nearest)
+    assert read.trust.flagged_share == run.trust.flagged_share
+    pd.testing.assert_frame_equal(read.trust.genes, run.trust.genes, check_exact=True)
+    np.testing.assert_array_equal(read.trust.nearness_Q, run.trust.nearness_Q)
+    np.testing.assert_array_equal(read.trust.error_B, run.trust.error_B)
+    assert read_record(folder) == run.record
 
 
 def test_a_run_that_tested_nothing_has_no_scores(tmp_path):
-    write_run(replace(make_run(), scores=None), tmp_path)
-    assert read_run(tmp_path).scores is None
+    write_run(replace(make_run(), scores=None, trust=None), tmp_path)
+    run = read_run(tmp_path)
+    assert run.scores is None
+    assert run.trust is None
     assert not (tmp_path / SCORES).exists()
 
 
@@ -86,7 +111,7 @@ def test_a_folder_that_is_no_run_names_the_command(tmp_path):
             read_run(path)
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, CURVE])
+@pytest.mark.parametrize("name", [WEIGHTS, CURVE, SCORES, TRUST])
 def test_a_run_without_one_of_its_files_is_damaged(folder, name):
     (folder / name).unlink()
     with pytest.raises(DamagedStoreError, match=r"run is a damaged run"):
@@ -116,7 +141,7 @@ def test_a_run_with_an_empty_curve_is_damaged(folder):
         pytest.param({}, id="nothing in it"),
         pytest.param({"version": "one"}, id="version in words"),
         pytest.param({"version": None}, id="no version"),
-        pytest.param({"version": 1}, id="no slides"),
+        pytest.param({"version": RUN_VERSION}, id="no slides"),
         pytest.param({**asdict(RECORD_OF_RUN), "panel": 3}, id="panel of one number"),
         pytest.param({**asdict(RECORD_OF_RUN), "mood": "good"}, id="something else too"),
     ],
@@ -129,49 +154,68 @@ def test_a_record_of_another_form_is_damaged(folder, document):
 
 def test_a_run_of_a_newer_spahgc_is_refused(folder):
     document = json.loads((folder / RECORD).read_text())
-    (folder / RECORD).write_text(json.dumps({**document, "version": 2, "more": "than we know"}))
+    (folder / RECORD).write_text(json.dumps({**document, "version": 3, "more": "than we know"}))
     with pytest.raises(FormatVersionError, match="newer spahgc; `pip install --upgrade"):
         read_run(folder)
 
 
-def test_a_fresh_folder_takes_its_place_when_all_went_well(tmp_path):
-    path = tmp_path / "runs" / "first"
-    with fresh_folder(path) as unfinished:
-        (unfinished / "a").write_text("b")
-        assert not path.exists()
-    assert (path / "a").read_text() == "b"
-    assert [item.name for item in path.parent.iterdir()] == ["first"]
+def test_a_run_of_an_older_spahgc_is_refused(folder):
+    document = json.loads((folder / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps({**document, "version": 1}))
+    with pytest.raises(FormatVersionError, match=r"older spahgc.*train again"):
+        read_run(folder)
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_error_leaves_nothing_behind(tmp_path, error):
-    with pytest.raises(error), fresh_folder(tmp_path / "run") as unfinished:  # noqa: PT012
-        (unfinished / "a").write_text("b")
-        raise error
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("name", [WEIGHTS, CURVE, SCORES, TRUST])
+def test_a_file_that_was_changed_later_is_named(folder, name):
+    content = bytearray((folder / name).read_bytes())
+    content[-3] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(DamagedStoreError, match=rf"{name} is not the file .*sha256") as caught:
+        read_run(folder)
+    assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_exists_is_left_alone(folder):
-    before = sorted(folder.iterdir())
-    with pytest.raises(StoreError, match=r"run exists; .*`--out`"), fresh_folder(folder):
-        pytest.fail("nothing may be trained for a place that is taken")
-    assert sorted(folder.iterdir()) == before
+def test_weights_of_another_run_are_not_taken_for_its_own(folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    run = make_run()
+    write_run(replace(run, weights={n: w + 1 for n, w in run.weights.items()}), other)
+    (folder / WEIGHTS).write_bytes((other / WEIGHTS).read_bytes())
+    with pytest.raises(DamagedStoreError, match=f"{WEIGHTS} is not the file"):
+        read_run(folder)
 
 
-def test_a_place_below_a_file_is_one_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be made"), fresh_folder(tmp_path / "file/run"):
-        pytest.fail("there is no such place")
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param({}, id="nothing"),
+        pytest.param(["weights.safetensors"], id="list"),
+        pytest.param({WEIGHTS: "0", CURVE: "0", "../../secret": "0"}, id="outside"),
+    ],
+)
+def test_a_record_that_lists_other_files_is_damaged(folder, files):
+    document = json.loads((folder / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps({**document, "files": files}))
+    with pytest.raises(DamagedStoreError, match=r"run is a damaged run"):
+        read_run(folder)
 
 
-def test_a_place_that_is_taken_meanwhile_is_one_error(tmp_path):
-    path = tmp_path / "run"
-    with (  # noqa: PT012
-        pytest.raises(StoreError, match="run cannot be made: Directory not empty"),
-        fresh_folder(path) as unfinished,
-    ):
-        (unfinished / "a").write_text("mine")
-        path.mkdir()
-        (path / "a").write_text("theirs")
-    assert (path / "a").read_text() == "theirs"
-    assert [item.name for item in tmp_path.iterdir()] == ["run"]
+def test_an_exported_run_can_be_read_and_does_not_say_where_it_lay(folder, tmp_path):
+    into = tmp_path / "export"
+    into.mkdir()
+    files = export_run(folder, into)
+    assert [path.name for path in files] == [CURVE, RECORD, TRUST, WEIGHTS]
+    read, run = read_run(into), make_run()
+    assert read.record == replace(run.record, store="data.zarr")
+    assert read.scores is None
+    assert all(np.array_equal(read.weights[name], run.weights[name]) for name in run.weights)
+
+
+def test_runs_are_found_in_evaluations_too_but_not_in_unfinished_folders(folder, tmp_path):
+    for place in ("evaluation/folds/1-C2", ".begun.unfinished/work/x", "notes"):
+        (tmp_path / place).mkdir(parents=True)
+    write_run(make_run(), tmp_path / "evaluation/folds/1-C2")
+    write_run(make_run(), tmp_path / ".begun.unfinished/work/x")
+    assert list(find_runs(tmp_path)) == [tmp_path / "evaluation/folds/1-C2", folder]
+    assert list(find_runs(folder)) == [folder]

@@ -1,0 +1,86 @@
+"""How far to believe a run: each gene's cross-validated score, and how near spots should lie.
+
+Dimension letters in this file:
+
+G genes, Q quantiles, B bins
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+GENE_COLUMNS: Final = ("cv_pcc", "cv_low", "cv_high", "cv_slides")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trust:
+    """What was found on slides while they were held out of training.
+
+    `spahgc.model.trust` finds it.
+    """
+
+    slides: tuple[str, ...]
+    """Slides that were held out in turn; none of them is a test slide."""
+
+    genes: pd.DataFrame
+    """Rows by gene in panel order: ``cv_pcc``, the Pearson correlation of predicted with measured
+    expression, mean over the slides where it is defined; ``cv_low`` and ``cv_high``, its 95 %
+    bootstrap interval; ``cv_slides``, how many slides have one. NaN where none has."""
+
+    n_nearest: int
+    """References whose mean similarity is a spot's nearness."""
+
+    nearness_Q: NDArray[np.float64]
+    """(Q,) quantiles of the nearness of held-out spots to the slides they may borrow from, evenly
+    spaced from the least to the greatest; a cosine, -1 to 1."""
+
+    flagged_share: float
+    """Greatest share of a held-out slide's spots that lie below the flag's quantile, 0 to 1."""
+
+    error_B: NDArray[np.float64]
+    """(B,) root mean squared error of held-out spots, in units of each gene's standard deviation,
+    by their nearness: the least near share of the spots first, in bins of equal size."""
+
+
+def serialise_trust(trust: Trust) -> str:
+    """Spell it as JSON; what is undefined is null."""
+    genes = {column: _plain(trust.genes[column]) for column in GENE_COLUMNS}
+    document = {
+        "slides": list(trust.slides),
+        "genes": {"gene": [str(gene) for gene in trust.genes.index], **genes},
+        "n_nearest": trust.n_nearest,
+        "nearness": _plain(trust.nearness_Q),
+        "flagged_share": trust.flagged_share,
+        "error_by_nearness": _plain(trust.error_B),
+    }
+    return json.dumps(document, indent=1)
+
+
+def parse_trust(text: str) -> Trust:
+    """Read what `serialise_trust` wrote.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        If the text is something else.
+    """
+    document: dict[str, Any] = json.loads(text)
+    genes = document["genes"]
+    columns = {column: np.asarray(genes[column], dtype=np.float64) for column in GENE_COLUMNS}
+    return Trust(
+        slides=tuple(map(str, document["slides"])),
+        genes=pd.DataFrame(columns, index=pd.Index(genes["gene"], name="gene", dtype=object)),
+        n_nearest=int(document["n_nearest"]),
+        nearness_Q=np.asarray(document["nearness"], dtype=np.float64),
+        flagged_share=float(document["flagged_share"]),
+        error_B=np.asarray(document["error_by_nearness"], dtype=np.float64),
+    )
+
+
+def _plain(values: Any) -> list[float | None]:  # noqa: ANN401  an array or a column
+    numbers = np.asarray(values, dtype=np.float64)
+    return [float(number) if np.isfinite(number) else None for number in numbers]
