@@ -16,7 +16,7 @@ from spahgc.model.expression import GenePanel, choose_panel
 from spahgc.model.graph import GraphConfig, build_graph
 from spahgc.model.spots import SlideSpots, read_spots
 from spahgc.store.cohort import Cohort
-from spahgc.store.index import ReferenceIndex
+from spahgc.store.index import Neighbors, ReferenceIndex
 from spahgc.store.splits import Fold
 
 TARGET_SUM = 1e4
@@ -67,13 +67,20 @@ class TeachingSet:
 
         A slide that `groups` does not know, such as a new image, borrows from all of them.
         """
-        group = self.groups.get(target.name)
-        among = [n for n in self.train if n != target.name and self.groups[n] != group]
-        neighbors = self.index.search(
-            target.embedding_SD, k=self.graph_config.n_refer, among=among, asked_by=target.name
-        )
-        references = {name: self.spots[name] for name in among}
+        neighbors = self.search(target, k=self.graph_config.n_refer)
+        references = {name: self.spots[name] for name in self.among(target)}
         return build_graph(target, neighbors, references, config=self.graph_config)
+
+    def among(self, target: SlideSpots) -> list[str]:
+        """Name the training slides that a slide may borrow from."""
+        group = self.groups.get(target.name)
+        return [n for n in self.train if n != target.name and self.groups[n] != group]
+
+    def search(self, target: SlideSpots, *, k: int) -> Neighbors:
+        """Find the ``k`` most similar spots on the slides that ``target`` may borrow from."""
+        return self.index.search(
+            target.embedding_SD, k=k, among=self.among(target), asked_by=target.name
+        )
 
 
 def gather_teaching(

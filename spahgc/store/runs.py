@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from spahgc.errors import DamagedStoreError, FormatVersionError, MissingError
+from spahgc.store.confidence import Trust, parse_trust, serialise_trust
 from spahgc.store.durable import write_durably
-from spahgc.store.trust import Trust, parse_trust, serialise_trust
 
 RUN_VERSION: Final = 2
 RECORD: Final = "run.json"

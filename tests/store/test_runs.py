@@ -21,7 +21,7 @@ from spahgc.store.runs import (
     read_run,
     write_run,
 )
-from spahgc.store.trust import Trust
+from spahgc.store.confidence import Trust
 
 RECORD_OF_RUN = RunRecord(
     store="/data.zarr",
