@@ -1,6 +1,8 @@
-"""What several test folders share: the real slides, and a small slide built in memory."""
+"""What several test folders share: real slides, a small slide built in memory, S3 servers."""
 
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from spahgc.schema import Slide, Thumbnail
+from tests.servers import S3Server, start_rclone_s3, start_seaweed
 
 
 @pytest.fixture
@@ -18,6 +21,36 @@ def real_slides() -> Path:
     if not folder:
         pytest.skip("SPAHGC_TEST_DATA is not set")
     return Path(folder).absolute()
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Run an S3 server with put-if-absent, one for the whole session."""
+    with start_seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Run an S3 server without put-if-absent, one for the whole session."""
+    with start_rclone_s3(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_place(seaweed: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give a place in S3 where nothing lies yet, and the environment that opens it."""
+    for name, value in seaweed.environment.items():
+        monkeypatch.setenv(name, value)
+    return seaweed.url(f"{uuid.uuid4().hex}.zarr")
+
+
+@pytest.fixture
+def careless_s3_place(rclone: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give a place in an S3 without put-if-absent, and the environment that opens it."""
+    for name, value in rclone.environment.items():
+        monkeypatch.setenv(name, value)
+    return rclone.url(f"{uuid.uuid4().hex}.zarr")
 
 
 def build_slide(name: str = "A1", *, n_spots: int = 5, n_genes: int = 3, seed: int = 0) -> Slide:
