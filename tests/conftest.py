@@ -11,6 +11,8 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from spahgc.schema import Slide, Thumbnail
+from spahgc.store.cohort import open_cohort
+from spahgc.store.drafts import EmbeddingDraft
 from tests.servers import S3Server, start_rclone_s3, start_seaweed
 
 
@@ -74,3 +76,13 @@ def build_slide(name: str = "A1", *, n_spots: int = 5, n_genes: int = 3, seed: i
         patient=name[0],
         thumbnails={"hires": Thumbnail(pixels=np.full((8, 9, 3), 7, np.uint8), scale=0.1)},
     )
+
+
+def embed_slide(place: str | Path, name: str, *, size: int = 4, seed: int = 0) -> None:
+    """Give a stored slide the embedding ``lite0``: random numbers of one fingerprint."""
+    slide = open_cohort(place)[name]
+    draft = EmbeddingDraft(slide, "lite0", fingerprint={"weights": "random"}, size=size)
+    generator = np.random.default_rng(seed)
+    for rows in draft.missing():
+        draft.write(rows, generator.random((rows.stop - rows.start, size), dtype=np.float32))
+    draft.commit()

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from spahgc.commands.export import store_export
 from spahgc.commands.screen import (
     PlainErrors,
     console,
@@ -186,7 +187,7 @@ def store_set(slide: str, facts: tuple[str, ...], store: str, *, as_json: bool) 
         click.echo(f"{slide}: " + ", ".join(f"{key} {fact}" for key, fact in known.items()))
 
 
-for _command in (store_copy, store_pack, store_unpack, store_merge, store_diff):
+for _command in (store_export, store_copy, store_pack, store_unpack, store_merge, store_diff):
     store_group.add_command(_command)
 
 

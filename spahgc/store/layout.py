@@ -13,7 +13,7 @@ Keys are relative to the store's root and use ``/``::
 """
 
 import re
-from typing import Final
+from typing import Any, Final
 
 from spahgc.errors import SlideFormatError
 
@@ -37,7 +37,7 @@ EMBEDDINGS: Final = "obsm"
 RECORD: Final = "uns/spahgc"
 PICTURES: Final = "uns/spatial"
 
-ROOT_ATTRIBUTES: Final = {
+ROOT_ATTRIBUTES: Final[dict[str, dict[str, Any]]] = {
     "spatialdata_attrs": {"version": "0.2", "spatialdata_software_version": "0.5.0"},
 }
 TABLE_ATTRIBUTES: Final = {

@@ -19,7 +19,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
-from spahgc.schema import Slide
+from spahgc.schema import Slide, Thumbnail
 from spahgc.store import layout
 
 SPARSE_CHUNK = 262_144
@@ -54,7 +54,9 @@ def write_table(slide: Slide, folder: Path, *, made_by: str) -> dict[str, Any]:
             "uns": {"spahgc": json.dumps(_record(slide, made_by)), "spatial": _pictures(slide)},
             **{key: {} for key in ("varm", "obsp", "varp", "layers")},
         }.items():
-            anndata.io.write_elem(group, key, element, dataset_kwargs={"compressors": _codecs()})
+            anndata.io.write_elem(
+                group, key, element, dataset_kwargs={"compressors": small_and_checked()}
+            )
         group.attrs.update(layout.TABLE_ATTRIBUTES)
     for key, content in written.items():
         path = folder / key
@@ -131,13 +133,14 @@ def write_sharded(group: zarr.Group, name: str, part: NDArray[Any], *, chunk: in
         dtype=part.dtype,
         chunks=(size,),
         shards=(size * n_chunks,),
-        compressors=_codecs(),
+        compressors=small_and_checked(),
         attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
     )
     array[:] = part
 
 
-def _codecs() -> list[BloscCodec | Crc32cCodec]:
+def small_and_checked() -> list[BloscCodec | Crc32cCodec]:
+    """Give the codecs of everything that compresses: a flipped bit is an error, never a number."""
     return [BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Crc32cCodec()]
 
 
@@ -180,8 +183,31 @@ def _identify(path: Path) -> dict[str, Any]:
 
 
 def _pictures(slide: Slide) -> Mapping[str, Any]:
-    scale = {f"tissue_{name}_scalef": t.scale for name, t in slide.thumbnails.items()}
-    if slide.microns_per_pixel and slide.spot_diameter_um:
-        scale["spot_diameter_fullres"] = slide.spot_diameter_um / slide.microns_per_pixel
-    images = {name: thumbnail.pixels for name, thumbnail in slide.thumbnails.items()}
-    return {slide.name: {"images": images, "scalefactors": scale, "metadata": {}}}
+    diameter = in_pixels(slide.spot_diameter_um, slide.microns_per_pixel)
+    return describe_pictures(slide.name, slide.thumbnails, spot_diameter=diameter)
+
+
+def in_pixels(width_um: float | None, microns_per_pixel: float | None) -> float | None:
+    """Give a width of so many µm in full-resolution pixels, None where one is unknown."""
+    return width_um / microns_per_pixel if width_um and microns_per_pixel else None
+
+
+def describe_pictures(
+    name: str, thumbnails: Mapping[str, Thumbnail], *, spot_diameter: float | None
+) -> dict[str, Any]:
+    """Spell what scanpy and squidpy look for in ``uns["spatial"]``.
+
+    Parameters
+    ----------
+    name
+        Of the slide.
+    thumbnails
+        By scanpy's names for them, ``hires`` and ``lowres``.
+    spot_diameter
+        In full-resolution pixels.
+    """
+    scale = {f"tissue_{key}_scalef": picture.scale for key, picture in thumbnails.items()}
+    if spot_diameter is not None:
+        scale["spot_diameter_fullres"] = spot_diameter
+    images = {key: picture.pixels for key, picture in thumbnails.items()}
+    return {name: {"images": images, "scalefactors": scale, "metadata": {}}}

@@ -1,0 +1,125 @@
+"""Slides as files for other programs: AnnData's h5ad, or a SpatialData container."""
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+import anndata
+
+from spahgc.errors import StoreError
+from spahgc.store import layout
+from spahgc.store.container import measure_spot, write_container
+from spahgc.store.slide import StoredSlide
+from spahgc.store.table import describe_pictures
+
+ExportFormat: TypeAlias = Literal["h5ad", "spatialdata"]
+
+SUFFIXES: Final[dict[ExportFormat, str]] = {"h5ad": ".h5ad", "spatialdata": ".zarr"}
+
+
+def export_slide(
+    slide: StoredSlide, folder: Path, *, to: ExportFormat, overwrite: bool = False
+) -> Path:
+    """Write one slide with all its embeddings as ``folder/<slide>.h5ad`` or ``.zarr``.
+
+    Parameters
+    ----------
+    slide
+        Every part of it is read through its checks, so damage is an error and never exported.
+    folder
+        Made if need be; what is half-written there has a name that starts with a dot.
+    to
+        ``h5ad``: see `as_table`; ``spatialdata``: see `spahgc.store.container`.
+    overwrite
+        Replace an earlier file of that name.
+
+    Raises
+    ------
+    StoreError
+        If the file is there already and ``overwrite`` is not set, or cannot be written.
+    DamagedStoreError
+        If the slide is not as it was committed.
+    """
+    place = folder / f"{slide.name}{SUFFIXES[to]}"
+    if place.exists() and not overwrite:
+        raise StoreError(f"{place} exists already; replace it with `--overwrite`")
+    table = as_table(slide)
+    with _replacing(place) as unfinished:
+        if to == "h5ad":
+            table.write_h5ad(unfinished, compression="gzip")
+        else:
+            write_container(slide, table, unfinished)
+    return place
+
+
+def as_table(slide: StoredSlide) -> anndata.AnnData:
+    """Read a whole slide as the AnnData that scanpy and squidpy work on.
+
+    Returns
+    -------
+    anndata.AnnData
+        ``X`` (S, G) raw counts, CSR of unsigned integers; ``obs`` and ``var`` as stored;
+        ``obsm["spatial"]`` (S, 2) float64 x, y in full-resolution pixels; each embedding as
+        ``obsm[name]`` (S, D) float32; ``uns["spatial"]`` pictures and scale factors;
+        ``uns["spahgc"]`` JSON text of what `spahgc store show` prints.
+    """
+    names = sorted(slide.entry.encoders)
+    record = {
+        **slide.record,
+        "embeddings": {name: slide.embedding_record(name) for name in names},
+    }
+    pictures = {name: slide.read_thumbnail(name) for name in ("hires", "lowres")}
+    return anndata.AnnData(
+        X=slide.read_counts(),
+        obs=slide.spots.copy(),
+        var=slide.genes.copy(),
+        obsm={"spatial": slide.centers} | {name: slide.read_embedding(name) for name in names},
+        uns={
+            layout.STORE_ATTRIBUTE: json.dumps(record),
+            "spatial": describe_pictures(
+                slide.name,
+                {name: picture for name, picture in pictures.items() if picture is not None},
+                spot_diameter=measure_spot(slide),
+            ),
+        },
+    )
+
+
+def write_h5ad(table: anndata.AnnData, path: Path) -> None:
+    """Write an AnnData as h5ad, whole or not at all.
+
+    Raises
+    ------
+    StoreError
+        If ``path`` cannot be written.
+    """
+    with _replacing(path) as unfinished:
+        table.write_h5ad(unfinished, compression="gzip")
+
+
+@contextmanager
+def _replacing(place: Path) -> Iterator[Path]:
+    """Give a place beside ``place`` to write to, and put it there when all went well."""
+    unfinished = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        yield unfinished
+        if place.is_dir():  # a folder cannot be replaced in one step
+            old = place.rename(unfinished.with_suffix(".old"))
+            unfinished.rename(place)
+            shutil.rmtree(old)
+        else:
+            unfinished.replace(place)
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{place} cannot be written: {error.strerror or error}") from error
+    finally:
+        if unfinished.is_dir():
+            shutil.rmtree(unfinished)
+        else:
+            unfinished.unlink(missing_ok=True)
