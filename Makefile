@@ -4,14 +4,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+INTEROP := .venv-interop
+INTEROP_STORE := build/interop
 
-.PHONY: demo test check format lint types imports bench soak clean
+.PHONY: demo test test-interop check format lint types imports bench soak clean
 
 demo: $(READY)
 	$(BIN)/spahgc demo --into demo-data
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# spatialdata, squidpy and scanpy read our stores in an environment of their own: spatialdata pins
+# an older dask than embedding needs
+test-interop: $(READY) $(INTEROP)/.ready
+	$(BIN)/python tests/interop/write_store.py $(INTEROP_STORE) > /dev/null
+	SPAHGC_INTEROP=$(INTEROP_STORE) $(INTEROP)/bin/python -m pytest -c tests/interop/pytest.ini tests/interop
 
 check: format lint types imports test
 
@@ -42,6 +50,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
+$(INTEROP)/.ready: tests/interop/requirements.txt
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet --requirement tests/interop/requirements.txt
+	touch $(INTEROP)/.ready
+
 clean:
-	rm -rf $(VENV) build dist demo-data *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(INTEROP) build dist demo-data *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
