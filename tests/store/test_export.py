@@ -13,8 +13,8 @@ from spahgc.errors import DamagedStoreError, StoreError
 from spahgc.ingest.readers.h5ad import read_h5ad_slide
 from spahgc.store import export
 from spahgc.store.cohort import open_cohort
-from spahgc.store.commits import create_store
 from spahgc.store.export import as_table, export_slide
+from spahgc.store.opening import create_store
 from spahgc.store.staging import add_slide
 from tests.conftest import build_slide, embed_slide
 
@@ -153,7 +153,7 @@ def test_damage_is_never_exported(tmp_path):
     content = bytearray(shard.read_bytes())
     content[20] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(DamagedStoreError, match="slide A1: obsm/lite0"):
+    with pytest.raises(DamagedStoreError, match="tables/A1/obsm/lite0"):
         export_slide(open_cohort(place)["A1"], tmp_path / "out", to="h5ad")
     assert not (tmp_path / "out").exists()
 
