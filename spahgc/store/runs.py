@@ -211,7 +211,7 @@ def export_run(path: Path, into: Path) -> list[Path]:
     """
     run = read_run(path)
     _, files = _read_record(path)
-    kept = {name: files[name] for name in (WEIGHTS, CURVE, TRUST) if name in files}
+    kept: dict[str, str] = {name: files[name] for name in (WEIGHTS, CURVE, TRUST) if name in files}
     for name in kept:
         shutil.copyfile(path / name, into / name)
     _write_record(replace(run.record, store=Path(run.record.store).name), into, files=kept)

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from spahgc.errors import DamagedStoreError, FormatVersionError, MissingError
+from spahgc.store.confidence import Trust
 from spahgc.store.runs import (
     CURVE,
     RECORD,
@@ -21,7 +22,6 @@ from spahgc.store.runs import (
     read_run,
     write_run,
 )
-from spahgc.store.confidence import Trust
 
 RECORD_OF_RUN = RunRecord(
     store="/data.zarr",
