@@ -105,7 +105,7 @@ class CommittedFiles(Store):
     def _read(self, key: str, record: FileRecord, part: ByteRequest | None) -> bytes:
         if part is None:
             return self._read_whole(key, record)
-        start, stop = _span(part, record.size)
+        start, stop = span_of(part, record.size)
         if self._location.folder is None:  # what is far away is fetched once
             return self._fetch_once(key, record)[start:stop]
         if key not in self._intact:
@@ -137,7 +137,8 @@ class CommittedFiles(Store):
         )
 
 
-def _span(part: ByteRequest, size: int) -> tuple[int, int]:
+def span_of(part: ByteRequest, size: int) -> tuple[int, int]:
+    """Give the first byte of a part of a file of ``size`` bytes, and the one after its last."""
     match part:
         case RangeByteRequest(start, end):
             return start, min(end, size)

@@ -11,7 +11,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 from zarr.errors import ContainsArrayError
-from zarr.storage import LocalStore, ObjectStore, StorePath
+from zarr.storage import StorePath
 
 from spahgc.errors import (
     CommitConflictError,
@@ -21,11 +21,10 @@ from spahgc.errors import (
 from spahgc.store import layout
 from spahgc.store.commits import Commit, Store
 from spahgc.store.durable import sync_folder, sync_tree
-from spahgc.store.locations.location import Location
-from spahgc.store.locations.remote import RemoteLocation
 from spahgc.store.manifest import Manifest
 from spahgc.store.placing import put_files
 from spahgc.store.slide import StoredSlide, digest_names
+from spahgc.store.staged import open_staged
 
 CHUNK_ROWS = 256
 SHARD_ROWS = 4096
@@ -145,7 +144,7 @@ class EmbeddingDraft:
         return sum(1 for _ in self._location.list_files(self._place)) == n_shards + 1
 
     def _array(self) -> zarr.Array[Any]:
-        place = _writable(self._location, self._staging)
+        place = open_staged(self._location, self._staging)
         if self._location.size(f"{self._staging}/{layout.ROOT_DOCUMENT}") is None:
             try:
                 return self._create(place)
@@ -199,7 +198,7 @@ class EmbeddingDraft:
     def _rename(self) -> None:
         root = self.slide.store.path
         staged, place = root / self._staging, root / self._place
-        for leftover in staged.rglob("*.partial"):  # of a writer that was killed
+        for leftover in staged.rglob(".*"):  # of a writer that was killed
             leftover.unlink(missing_ok=True)
         sync_tree(staged)
         try:
@@ -210,7 +209,7 @@ class EmbeddingDraft:
         sync_folder(place.parent)
 
     def _check_whole(self) -> None:
-        array = zarr.open_array(_writable(self._location, self._place), mode="r")
+        array = zarr.open_array(open_staged(self._location, self._place), mode="r")
         found: Any = array.attrs[layout.STORE_ATTRIBUTE]
         if {**found, "notes": None} != {**self._record, "notes": None}:
             raise MismatchError(
@@ -269,15 +268,6 @@ def refresh_group_document(store: Store, name: str) -> None:
 def digest_fingerprint(fingerprint: Mapping[str, Any]) -> str:
     """Digest everything that decides an embedding's numbers."""
     return sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
-
-
-def _writable(location: Location, key: str) -> StorePath:
-    """Let zarr write below ``key``; above it there must be no group, or it would make one."""
-    if isinstance(location, RemoteLocation):
-        return StorePath(ObjectStore(location.objects), key)
-    if location.folder is None:
-        raise MismatchError(f"{location.where} can only be read")
-    return StorePath(LocalStore(location.folder / key))
 
 
 def _is_written(array: zarr.Array[Any], rows: RowRange) -> bool:
