@@ -41,8 +41,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/ingest_hd.py
 	$(if $(VISIUM),$(BIN)/python benchmarks/ingest_visium.py $(VISIUM))
 
+# 200 kills of five operations on a folder and 50 in a bucket, 40 of the whole command, 300 damages
 soak: $(READY)
-	SPAHGC_KILLS=200 $(BIN)/python -m pytest tests/test_killed.py
+	SPAHGC_KILLS=40 SPAHGC_DAMAGES=300 $(BIN)/python -m pytest \
+		tests/test_killed.py tests/store/test_crashes.py tests/store/test_corruption.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
