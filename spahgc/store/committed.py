@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from threading import Lock
 
-import google_crc32c
+import xxhash
 import zarr
 from zarr.abc.store import (
     ByteRequest,
@@ -126,7 +126,7 @@ class CommittedFiles(Store):
             raise self._damaged(key, "is missing") from None
         if len(content) != record.size:
             raise self._damaged(key, f"has {len(content)} bytes, committed were {record.size}")
-        if google_crc32c.value(content) != record.crc32c:
+        if xxhash.xxh3_128_hexdigest(content) != record.xxh3:
             raise self._damaged(key, "is damaged: its checksum is another one")
         return content
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from typing import Any, Self
 
-import google_crc32c
+import xxhash
 
 from spahgc.errors import DamagedStoreError
 from spahgc.store import layout
@@ -23,14 +23,18 @@ class FileRecord:
     sha256: str
     """In hex; what `spahgc.store.care.verify_store` and copies compare."""
 
-    crc32c: int
-    """What every reading compares: as fast as memory, and sure to see damage."""
+    xxh3: str
+    """XXH3, 128 bits, in hex: what every reading compares, as fast as memory. (No CRC-32C: of
+    files that end in their own, as shards do, it is the same for all.)"""
 
     @classmethod
     def of(cls, content: bytes) -> Self:
         """Describe one file."""
-        digest = sha256(content).hexdigest()
-        return cls(size=len(content), sha256=digest, crc32c=google_crc32c.value(content))
+        return cls(
+            size=len(content),
+            sha256=sha256(content).hexdigest(),
+            xxh3=xxhash.xxh3_128_hexdigest(content),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
