@@ -88,9 +88,7 @@ def _read_attributes(location: Location) -> Mapping[str, Any]:
         attributes = None
     except (ValueError, KeyError, TypeError, RecursionError):
         attributes = None
-    except OSError as error:
-        if isinstance(error, StoreError | PermissionError):
-            raise
+    except NotADirectoryError:
         attributes = None
     if not isinstance(attributes, dict):
         raise StoreError(
