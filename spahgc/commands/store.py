@@ -58,10 +58,10 @@ def store_init(store: str, *, single_writer: bool, as_json: bool) -> None:
 def store_info(store: str, *, as_json: bool) -> None:
     """Say in a few lines what the store holds, and its digest."""
     from spahgc.report.listing import print_summary
-    from spahgc.store.cohort import open_cohort
+    from spahgc.store.opening import open_store
     from spahgc.store.summary import summarise
 
-    summary = summarise(open_cohort(store))
+    summary = summarise(open_store(store))
     if as_json:
         click.echo(json.dumps(asdict(summary), indent=1))
     else:
@@ -74,9 +74,9 @@ def store_info(store: str, *, as_json: bool) -> None:
 def store_ls(store: str, *, as_json: bool) -> None:
     """List the slides of the store."""
     from spahgc.report.listing import print_slides
-    from spahgc.store.cohort import open_cohort
+    from spahgc.store.opening import open_store
 
-    commit = open_cohort(store).commit
+    commit = open_store(store).head
     if as_json:
         click.echo(json.dumps({n: asdict(e) for n, e in sorted(commit.slides.items())}, indent=1))
     else:

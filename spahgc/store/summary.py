@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from spahgc.store import layout
-from spahgc.store.cohort import Cohort
+from spahgc.store.commits import Commit, Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +58,12 @@ class StoreSummary:
     """What binds the use of slides and embeddings, by ``slide C2`` or ``embedding uni``."""
 
 
-def summarise(cohort: Cohort) -> StoreSummary:
+def summarise(store: Store) -> StoreSummary:
     """Say what a store holds, without opening a slide."""
-    commit = cohort.commit
+    commit = store.head
     entries = dict(commit.slides)
     return StoreSummary(
-        where=cohort.store.location.address,
+        where=store.location.address,
         store_format=layout.FORMAT_VERSION,
         commit=commit.number,
         digest=f"sha256:{commit.digest()}",
@@ -77,13 +77,13 @@ def summarise(cohort: Cohort) -> StoreSummary:
         platforms=dict(Counter(entry.platform for entry in entries.values())),
         embeddings=dict(Counter(name for entry in entries.values() for name in entry.encoders)),
         indexes=tuple(sorted(commit.indexes)),
-        licences=_licences(cohort),
+        licences=_licences(commit),
     )
 
 
-def _licences(cohort: Cohort) -> dict[str, tuple[str, ...]]:
+def _licences(commit: Commit) -> dict[str, tuple[str, ...]]:
     notes: dict[str, set[str]] = {}
-    for name, entry in cohort.commit.slides.items():
+    for name, entry in commit.slides.items():
         if "licence" in entry.about:
             notes.setdefault(f"slide {name}", set()).add(entry.about["licence"])
         for embedding, note in entry.licences.items():
