@@ -2,10 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from threading import Lock
+from typing import Any
 
+import numpy as np
 import xxhash
 import zarr
+from numpy.typing import NDArray
 from zarr.abc.store import (
     ByteRequest,
     OffsetByteRequest,
@@ -15,7 +20,8 @@ from zarr.abc.store import (
 )
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.group import GroupMetadata
-from zarr.storage import StorePath
+from zarr.core.metadata import ArrayV3Metadata
+from zarr.storage import LocalStore, StorePath
 
 from spahgc.errors import DamagedStoreError
 from spahgc.store.locations.location import Location
@@ -27,6 +33,41 @@ def open_group(location: Location, group: str, manifest: Manifest) -> zarr.Group
     store = CommittedFiles(location, group, manifest)
     metadata = GroupMetadata.from_dict(manifest.group_document())
     return zarr.Group(zarr.AsyncGroup(metadata=metadata, store_path=StorePath(store)))
+
+
+def open_array(location: Location, group: str, key: str, manifest: Manifest) -> zarr.Array[Any]:
+    """Open one array of a slide's group, without reading a file.
+
+    Raises
+    ------
+    KeyError
+        If the manifest knows no array of that key.
+    """
+    metadata = ArrayV3Metadata.from_dict(dict(manifest.documents[key]))
+    place = StorePath(CommittedFiles(location, group, manifest), key)
+    return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=place))
+
+
+def read_array(location: Location, group: str, key: str, manifest: Manifest) -> NDArray[Any]:
+    """Read one array whole; through the ``zarrs`` package where it is installed.
+
+    Raises
+    ------
+    DamagedStoreError
+        If a file of it is missing or another one.
+    KeyError
+        If the manifest knows no array of that key.
+    """
+    if location.folder is None or find_spec("zarrs") is None:
+        return np.asarray(open_array(location, group, key, manifest)[:])
+    files = CommittedFiles(location, group, manifest)
+    with ThreadPoolExecutor() as pool:  # it reads the files itself, so they are checked before
+        for _ in pool.map(
+            files.check, [name for name in manifest.files if name.startswith(f"{key}/")]
+        ):
+            pass
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        return np.asarray(zarr.open_array(LocalStore(location.folder / group / key), mode="r")[:])
 
 
 class CommittedFiles(Store):
@@ -53,6 +94,16 @@ class CommittedFiles(Store):
         return self is other
 
     __hash__ = Store.__hash__
+
+    def check(self, key: str) -> None:
+        """Compare one file with the manifest.
+
+        Raises
+        ------
+        DamagedStoreError
+            If it is missing or another one.
+        """
+        self._read_whole(key, self._manifest.files[key])
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None

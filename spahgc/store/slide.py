@@ -18,7 +18,7 @@ from spahgc.errors import DamagedStoreError, MismatchError, MissingError
 from spahgc.schema import Thumbnail
 from spahgc.store import layout
 from spahgc.store.commits import Store
-from spahgc.store.committed import open_group
+from spahgc.store.committed import open_array, open_group, read_array
 from spahgc.store.entries import SlideEntry
 from spahgc.store.manifest import Manifest
 from spahgc.store.scrutiny import check_manifest
@@ -81,6 +81,15 @@ class StoredSlide:
         return self._read(layout.OBS)
 
     @cached_property
+    def spot_names(self) -> pd.Index:
+        """S barcodes or spot ids: the index of `spots`, read without the rest."""
+        with self._damage_of(layout.OBS):
+            column = self.manifest.documents[layout.OBS]["attributes"]["_index"]
+            key = f"{layout.OBS}/{column}"
+            location, group = self.store.location, self.entry.group
+            return pd.Index(np.asarray(open_array(location, group, key, self.manifest)[:], object))
+
+    @cached_property
     def genes(self) -> pd.DataFrame:
         """G rows indexed by gene id, with the column ``symbol``."""
         return self._read(layout.VAR)
@@ -106,14 +115,15 @@ class StoredSlide:
         MismatchError
             If it was made for other spots than the slide has.
         """
-        array = self.open_embedding(name)
-        if self.embedding_record(name)["obs_names"] != digest_names(self.spots.index):
+        if self.embedding_record(name)["obs_names"] != digest_names(self.spot_names):
             raise MismatchError(
                 f"slide {self.name}: embedding {name!r} was made for other spots; "
                 f"run `spahgc ingest … --replace` and embed again"
             )
         with self._damage_of(f"{layout.EMBEDDINGS}/{name}"):
-            embedding_SD = np.asarray(array[:], dtype=np.float32)
+            key = f"{layout.EMBEDDINGS}/{name}"
+            vectors = read_array(self.store.location, self.entry.group, key, self.manifest)
+            embedding_SD = np.asarray(vectors, dtype=np.float32)
         if not np.isfinite(embedding_SD).all():
             raise DamagedStoreError(
                 f"slide {self.name}: embedding {name!r} has values that were never written; "
@@ -125,10 +135,9 @@ class StoredSlide:
         """Open the (S, D) embedding called ``name`` without reading it."""
         if name not in self.entry.encoders:
             raise MissingError(self._why_not_embedded(name))
-        member = self._group[f"{layout.EMBEDDINGS}/{name}"]
-        if not isinstance(member, zarr.Array):
-            raise DamagedStoreError(f"slide {self.name}: embedding {name!r} is not an array")
-        return member
+        key = f"{layout.EMBEDDINGS}/{name}"
+        with self._damage_of(key):
+            return open_array(self.store.location, self.entry.group, key, self.manifest)
 
     def embedding_record(self, name: str) -> dict[str, Any]:
         """Say what made an embedding: ``fingerprint``, its digest, the spots it was made for."""
