@@ -61,6 +61,7 @@ class _Fault:
     times: float
     where: re.Pattern[str]
     method: str | None
+    is_done: bool
 
 
 @dataclass
@@ -84,17 +85,21 @@ class FaultyServer:
         times: float = float("inf"),
         where: str = "",
         method: str | None = None,
+        is_done: bool = True,
     ) -> None:
-        """Let the next ``times`` answers to paths that match ``where`` go wrong."""
+        """Let the next ``times`` answers to paths that match ``where`` go wrong.
+
+        ``is_done``: the server does what it was asked, and only its answer goes wrong.
+        """
         with self._lock:
-            self._faults.append(_Fault(failure, times, re.compile(where), method))
+            self._faults.append(_Fault(failure, times, re.compile(where), method, is_done))
 
     def heal(self) -> None:
         """Answer everything as it should be."""
         with self._lock:
             self._faults.clear()
 
-    def note(self, request: Request) -> Failure | None:
+    def note(self, request: Request) -> _Fault | None:
         """Write a request down and say how its answer is to go wrong."""
         with self._lock:
             self.requests.append(request)
@@ -102,7 +107,7 @@ class FaultyServer:
                 is_meant = fault.method in {None, request.method}
                 if is_meant and fault.times > 0 and fault.where.search(request.path):
                     fault.times -= 1
-                    return fault.failure
+                    return fault
         return None
 
 
@@ -156,8 +161,13 @@ class _Handler(BaseHTTPRequestHandler):
         raise NotImplementedError
 
     def do_GET(self) -> None:
-        failure = self.faulty.note(Request(self.command, self.path, self.headers["Range"]))
-        answer = self.find()
+        fault = self.faulty.note(Request(self.command, self.path, self.headers["Range"]))
+        failure = None if fault is None else fault.failure
+        if fault is None or fault.is_done:
+            answer = self.find()
+        else:
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            answer = _Answer(503, {}, b"out of order")
         if failure == "silent":
             self.close_connection = True
             self.faulty._stopped.wait()

@@ -90,21 +90,18 @@ def _store_problems(store: Store, *, deep: bool) -> Iterator[str]:
         yield str(error)
         return
     for number in range(1, newest):
-        yield from _commit_problems(store, number, deep=deep)
+        yield from _commit_problems(store, number)
     if deep and store.location.can_list:
         yield from _misnamed(store)
 
 
-def _commit_problems(store: Store, number: int, *, deep: bool) -> Iterator[str]:
+def _commit_problems(store: Store, number: int) -> Iterator[str]:
     key = layout.commit_key(number)
-    if deep:
-        try:
-            if store.read_commit(number) is None:
-                yield f"{key} is missing"
-        except DamagedStoreError as error:
-            yield f"{key}: {error}"
-    elif not store.location.size(key):
-        yield f"{key} is missing or empty"
+    try:
+        if store.read_commit(number) is None:
+            yield f"{key} is missing"
+    except DamagedStoreError as error:
+        yield f"{key}: {error}"
 
 
 def _misnamed(store: Store) -> Iterator[str]:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from spahgc.errors import MismatchError, MissingError, SlideExistsError
+from spahgc.errors import CommitConflictError, MismatchError, MissingError, SlideExistsError
 from spahgc.store import layout
 from spahgc.store.cohort import Cohort, open_cohort
 from spahgc.store.commits import Commit, Store
@@ -269,14 +269,27 @@ def _bring_embedding(slide: StoredSlide, name: str, store: Store, advance: Advan
     if store.location.folder is None:
         put_files(store.location, place, read, member.files)
     else:
-        digest = slide.entry.encoders[name]
-        staged = f"{layout.STAGING}/copy~{slide.name}~{name}~{digest[:16]}"
-        _fetch(store, staged, read, member.files)
-        (store.path / staged).rename(store.path / place)
-        sync_folder((store.path / place).parent)
+        _bring_folder(store, place, read, member, digest=slide.entry.encoders[name])
     licences = {n: note for n, note in slide.entry.licences.items() if n == name}
     commit_embedding(target, name, slide.entry.encoders[name], member, licences=licences)
     refresh_group_document(store, slide.name)
+
+
+def _bring_folder(
+    store: Store, place: str, read: Callable[[str], bytes], member: Manifest, *, digest: str
+) -> None:
+    """Fill a folder that is there whole or not at all."""
+    target = store.path / place
+    if not target.exists():
+        staged = f"{layout.STAGING}/copy~{place.replace('/', '~')}~{digest[:16]}"
+        _fetch(store, staged, read, member.files)
+        (store.path / staged).rename(target)
+        sync_folder(target.parent)
+    elif Manifest.of_array(store.location, place) != member:  # else of a copy that was killed
+        raise CommitConflictError(
+            f"{store.where}/{place} was left by a writer with other settings; "
+            "`spahgc store gc` removes it"
+        )
 
 
 def _fetch(
