@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spahgc.commands.screen import FOLDER, progress_bar, store_option
+from spahgc.commands.verifying import verify_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -52,9 +53,22 @@ def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("slides", nargs=-1)
 @store_option
 @embedding_options
+@click.option(
+    "--verify", is_flag=True, help="Embed a sample of the spots again, compare, write nothing."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a report for machines.")
-def embed(store: Path, slides: tuple[str, ...], *, as_json: bool, **how: Any) -> None:  # noqa: ANN401
+def embed(
+    store: Path,
+    slides: tuple[str, ...],
+    *,
+    verify: bool,
+    as_json: bool,
+    **how: Any,  # noqa: ANN401
+) -> None:
     """Embed the patches of SLIDES (by default all) that lack this encoder's embedding."""
+    if verify:
+        verify_stored(store, slides or None, as_json=as_json, **how)
+        return
     report = embed_stored(store, slides or None, **how)
     say_embedded(report, as_json=as_json)
 

@@ -99,7 +99,7 @@ def embed_slides(
         if name in slide.entry.encoders:
             kept.append(slide.name)
         else:
-            _check_image(slide)
+            check_image(slide)
             drafts.append(draft)
     run = partial(embed_on_dask, workers, scheduler) if workers or scheduler else embed_shards
     padded = _embed_and_commit(drafts, config, run, advance or ignore)
@@ -183,7 +183,8 @@ def _embed_and_commit(
     return {n: count for n, d in by_name.items() if (count := _count_padded(d.slide, config))}
 
 
-def _check_image(slide: StoredSlide) -> None:
+def check_image(slide: StoredSlide) -> None:
+    """Raise if a slide's image moved or changed, or no patches can be cut from it."""
     path = Path(slide.entry.image or "")
     recorded = slide.record["image"]
     if not path.is_file():

@@ -168,25 +168,24 @@ def load_encoder(
     """
     where = torch.device(device)
     _check_precision(precision, where)
-    key, network = _build(name, weights)
-    return _freeze(network, name=_embedding_name(key), device=where, precision=precision)
+    network = _build(name, weights)
+    return _freeze(network, name=_embedding_name(name), device=where, precision=precision)
 
 
-def _build(name: str, weights: Path | None) -> tuple[str, Network]:
+def _build(name: str, weights: Path | None) -> Network:
     if name.startswith(TIMM_PREFIX):
-        return name, timm_networks.build_any(name.removeprefix(TIMM_PREFIX), weights)
-    key = name.lower()
-    if key == DEFAULT_ENCODER and weights is None:
-        return key, timm_networks.build_lite0()
-    if key in CATALOGUE:
-        known = CATALOGUE[key]
+        return timm_networks.build_any(name.removeprefix(TIMM_PREFIX), weights)
+    if name == DEFAULT_ENCODER and weights is None:
+        return timm_networks.build_lite0()
+    if name in CATALOGUE:
+        known = CATALOGUE[name]
         is_timm = known.library == "timm"
         build = timm_networks.build_known if is_timm else transformers_networks.build_known
-        return key, build(known, weights)
+        return build(known, weights)
     plugins = list_plugins()
     if name in plugins:
-        return name, _build_plugin(plugins[name], weights)
-    near = get_close_matches(key, [*CATALOGUE, *plugins], n=1)
+        return _build_plugin(plugins[name], weights)
+    near = get_close_matches(name.lower(), [*CATALOGUE, *plugins], n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise EncoderError(
         f"unknown encoder {name!r}: {hint}`spahgc encoders` lists them, and {TIMM_PREFIX}MODEL "

@@ -127,7 +127,7 @@ class TestLite0(EncoderContract):
 
     def test_it_needs_no_network_and_gives_1280_numbers(self, encoder, hub):
         assert load_encoder("lite0").size == encoder.size == 1280
-        assert encoder.fingerprint() == load_encoder("LITE0").fingerprint()
+        assert encoder.fingerprint() == load_encoder("lite0").fingerprint()
         assert encoder.licence == "Apache-2.0"
         assert not encoder.is_gated
 
@@ -470,7 +470,8 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("uni9", "unknown encoder 'uni9': did you mean uni"),
+        ("uni9", r"unknown encoder 'uni9': did you mean uni\? `spahgc encoders` lists them"),
+        ("Virchow2", "did you mean virchow2"),
         ("resnet50", "unknown encoder 'resnet50': `spahgc encoders` lists them, and timm:MODEL"),
         ("timm:none_such", "timm has no model 'none_such'"),
         ("timm:test_vit2", r"test_vit2.* are not in|no weights"),
