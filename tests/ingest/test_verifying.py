@@ -12,7 +12,7 @@ from spahgc.ingest.embedding import embed_slides
 from spahgc.ingest.encoders import Encoder, timm_networks
 from spahgc.ingest.shards import EmbeddingConfig
 from spahgc.ingest.verifying import sample_rows, verify_embeddings
-from spahgc.store.commits import create_store
+from spahgc.store.opening import create_store
 from spahgc.store.staging import add_slide
 from tests.conftest import build_slide
 from tests.ingest.conftest import with_image

@@ -47,8 +47,8 @@ def read_weights(path: Path) -> Weights:
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise EncoderError(f"{path} is no weights file that is safe to read: {reason}") from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise EncoderError(f"{path} is no weights file that is safe to read ({reason})") from error
     return _unwrap(loaded, path)
 
 

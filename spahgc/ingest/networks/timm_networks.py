@@ -65,7 +65,7 @@ def build_known(known: KnownEncoder, weights: Path | None) -> Network:
         source = f"file {weights.name}"
     elif known.repository is None:
         raise EncoderError(
-            f"{known.architecture} has no weights on the Hugging Face hub: get the file from "
+            "the weights of this encoder are not on the Hugging Face hub: get the file from "
             f"{known.url} and pass it as `--weights FILE`"
         )
     else:

@@ -40,30 +40,30 @@ def the_error(names=WEIGHTS) -> str:
     return str(caught.value)
 
 
-def test_a_gate_says_where_to_ask_and_what_to_do_then(monkeypatch):
+def test_a_gate_says_where_to_ask_and_what_to_do_then(monkeypatch, hub):
     refuse(monkeypatch, errors.GatedRepoError("403\nLog in", response=answer(403)))
     said = the_error()
     for what in (f"https://huggingface.co/{REPOSITORY}", "hf auth login", "HF_TOKEN", "--weights"):
         assert what in said
 
 
-def test_an_unknown_or_private_repository_is_named(monkeypatch):
+def test_an_unknown_or_private_repository_is_named(monkeypatch, hub):
     refuse(monkeypatch, errors.RepositoryNotFoundError("401\nno", response=answer(401)))
     assert f"shows you no {REPOSITORY}" in the_error()
 
 
-def test_any_other_refusal_is_repeated_in_one_line(monkeypatch):
+def test_any_other_refusal_is_repeated_in_one_line(monkeypatch, hub):
     refuse(monkeypatch, errors.HfHubHTTPError("503 Service Unavailable\nx", response=answer(503)))
     assert "503 Service Unavailable" in the_error()
 
 
-def test_the_second_name_is_taken_where_the_first_is_missing(monkeypatch, tmp_path):
+def test_the_second_name_is_taken_where_the_first_is_missing(monkeypatch, hub, tmp_path):
     missing = errors.EntryNotFoundError("404")
     refuse(monkeypatch, missing, str(tmp_path / "pytorch_model.bin"))
     assert fetch_file(REPOSITORY, WEIGHTS) == tmp_path / "pytorch_model.bin"
 
 
-def test_a_repository_without_weights_is_named(monkeypatch):
+def test_a_repository_without_weights_is_named(monkeypatch, hub):
     refuse(monkeypatch, *[errors.EntryNotFoundError("404")] * 2)
     assert "has no model.safetensors or pytorch_model.bin" in the_error()
 
@@ -76,8 +76,15 @@ def test_offline_with_an_empty_cache_says_which_folder_to_bring(hub):
 
 def test_a_hub_that_cannot_be_reached_is_told_from_one_that_must_not_be(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    refuse(monkeypatch, *[errors.LocalEntryNotFoundError("no connection")] * 2)
+    refuse(monkeypatch, errors.LocalEntryNotFoundError("no connection"))  # asked for only once
     assert "the hub cannot be reached" in the_error()
+
+
+def test_what_is_cached_is_taken_without_asking_the_hub(hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    refuse(monkeypatch)  # any download would fail
+    (hub.folder(REPOSITORY) / WEIGHTS[1]).write_bytes(b"x")
+    assert fetch_file(REPOSITORY, WEIGHTS).name == WEIGHTS[1]
 
 
 def test_offline_the_cache_serves(hub):
@@ -94,3 +101,9 @@ def test_a_revision_can_be_asked_for(hub):
     assert fetch_file(f"{REPOSITORY}@{REVISION}", ("config.json",)) == folder / "config.json"
     with pytest.raises(EncoderError, match="not in"):
         fetch_file(f"{REPOSITORY}@{'f' * 40}", ("config.json",))
+
+
+@pytest.mark.parametrize("name", ["a b", "one/two/three", "../../etc"])
+def test_what_cannot_be_a_repository_is_refused(hub, name):
+    with pytest.raises(EncoderError, match="is no OWNER/NAME of the Hugging Face hub"):
+        fetch_file(name, WEIGHTS)
