@@ -352,21 +352,16 @@ class TestCTransPath(EncoderContract):
             load_encoder("ctranspath")
 
 
+def documented_plugin() -> str:
+    """The Python of docs/encoders.md."""
+    page = Path(__file__).parents[2] / "docs/encoders.md"
+    return page.read_text().split("```python\n")[1].split("```")[0]
+
+
 def write_plugin(folder, *, name="mylab", package="my_lab", body=""):
-    """A package with one encoder, as pip would have installed it; the code of docs/encoders.md."""
-    (folder / f"{package}.py").write_text(
-        "import torch\n"
-        "from spahgc.ingest.networks.network import Network\n"
-        "def build(weights):\n"
-        f"{body}"
-        "    module = torch.nn.Sequential(\n"
-        "        torch.nn.Conv2d(3, 6, 8, stride=8), torch.nn.ReLU(),\n"
-        "        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())\n"
-        "    if weights is not None:\n"
-        "        module.load_state_dict(torch.load(weights, weights_only=True))\n"
-        "    return Network(module=module, input_px=64, mean=(0.5,) * 3, std=(0.25,) * 3,\n"
-        "                   licence='MIT')\n"
-    )
+    """Write a package with the documented encoder, as pip would have installed it."""
+    code = documented_plugin().replace("def build(weights):\n", f"def build(weights):\n{body}")
+    (folder / f"{package}.py").write_text(code)
     info = folder / f"{package}-0.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.1\n")
@@ -389,6 +384,8 @@ def packages(tmp_path, monkeypatch):
 
 
 class TestPlugin(EncoderContract):
+    """The package of docs/encoders.md."""
+
     @pytest.fixture
     def weights(self, packages, tmp_path):
         write_plugin(packages)
@@ -412,6 +409,9 @@ class TestPlugin(EncoderContract):
             return convolved.relu().mean(dim=(2, 3))
 
         return embed
+
+    def test_it_takes_ten_lines(self):
+        assert len([line for line in documented_plugin().splitlines() if line]) <= 10
 
     def test_it_is_named_and_listed(self, encoder):
         from spahgc.ingest.networks.survey import survey_encoders
