@@ -25,7 +25,7 @@ def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--encoder",
                 default="lite0",
                 show_default=True,
-                help="Patch encoder: lite0, or timm:MODEL.",
+                help="Patch encoder; `spahgc encoders` lists them.",
             ),
             click.option("--weights", type=FOLDER, help="Weights file to take for the encoder."),
             click.option(

@@ -1,6 +1,8 @@
 """What is said where the hub gives nothing; the errors are huggingface_hub's own."""
 
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import huggingface_hub
 import pytest
@@ -107,3 +109,37 @@ def test_a_revision_can_be_asked_for(hub):
 def test_what_cannot_be_a_repository_is_refused(hub, name):
     with pytest.raises(EncoderError, match="is no OWNER/NAME of the Hugging Face hub"):
         fetch_file(name, WEIGHTS)
+
+
+@pytest.fixture
+def gatekeeper(monkeypatch, hub):
+    """A hub on this machine that lets nobody in; it keeps what each visitor showed."""
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            seen.append(self.headers.get("Authorization"))
+            self.send_response(403)
+            self.send_header("X-Error-Code", "GatedRepo")
+            self.end_headers()
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield seen
+        server.shutdown()
+        thread.join()
+
+
+def test_the_users_token_is_shown_at_the_gate_and_a_refusal_understood(gatekeeper, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_user")
+    assert f"{REPOSITORY} is gated" in the_error()
+    assert set(gatekeeper) == {"Bearer hf_of_the_user"}
