@@ -13,7 +13,8 @@ The tree::
     ├── SlideExistsError      the store holds another slide of that name        (also ValueError)
     ├── MissingError          an earlier step has not been run                  (also LookupError)
     ├── MismatchError         two stored things do not fit together             (also ValueError)
-    └── ProtocolError         the split asked for cannot be judged honestly     (also ValueError)
+    ├── ProtocolError         the split asked for cannot be judged honestly     (also ValueError)
+    └── InstallationError     a library is missing, or installed twice          (also ImportError)
 """
 
 
@@ -63,3 +64,7 @@ class MismatchError(SpahgcError, ValueError):
 
 class ProtocolError(SpahgcError, ValueError):
     """The slides at hand cannot be split in a way that judges a model honestly."""
+
+
+class InstallationError(SpahgcError, ImportError):
+    """A library that spahgc needs is missing, or installed in two versions at once."""

@@ -1,15 +1,37 @@
-"""Commands about look-alike spots: ``index build``."""
+"""Commands about look-alike spots: ``index build | info | search | recall | remove``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from spahgc.commands.screen import PlainErrors, spinner, store_option
+from spahgc.commands.screen import FOLDER, PlainErrors, console, spinner, store_option
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from spahgc.store.cohort import Cohort
+    from spahgc.store.index import IndexRecord
+
+DEFAULT = "lite0"
+"""Embedding of the default encoder."""
+
+
+def _embedding_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--encoder",
+        "--embedding",
+        "embedding",
+        help="Name of the embedding; lite0 where neither it nor --name is given.",
+    )(command)
+
+
+def _name_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--name", help="Of the index; by default the embedding's name.")(command)
 
 
 @click.group(cls=PlainErrors)
@@ -19,17 +41,142 @@ def index() -> None:
 
 @index.command("build")
 @store_option
-@click.option("--embedding", default="lite0", show_default=True, help="Name of the embedding.")
-def index_build(store: Path, embedding: str) -> None:
-    """Index every embedded slide of the store (FAISS, exact, cosine)."""
+@_embedding_option
+@_name_option
+@click.option(
+    "--metric",
+    type=click.Choice(["cosine", "l2", "l1"]),
+    default="cosine",
+    show_default=True,
+    help="What near means.",
+)
+@click.option("--slide", "slides", multiple=True, help="Index only this slide; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print a report for machines.")
+def index_build(
+    store: Path,
+    embedding: str | None,
+    name: str | None,
+    *,
+    slides: tuple[str, ...],
+    as_json: bool,
+    **how: Any,  # noqa: ANN401
+) -> None:
+    """Index every embedded slide of the store, so that spots find their look-alikes."""
     from spahgc.store.cohort import open_cohort
     from spahgc.store.index import build_index
 
     cohort = open_cohort(store)
-    with spinner(f"indexing {embedding}"):
-        record = build_index(cohort, embedding=embedding).record
-    n_spots = sum(cohort[name].n_spots for name in record.slides)
+    embedding = embedding or DEFAULT
+    name = name or embedding
+    with spinner(f"indexing {name}"):
+        built = build_index(cohort, embedding=embedding, name=name, slides=slides or None, **how)
+    _say_index(cohort, name, built.record, as_json=as_json)
+
+
+@index.command("info")
+@store_option
+@click.option("--json", "as_json", is_flag=True, help="Print a report for machines.")
+def index_info(store: Path, *, as_json: bool) -> None:
+    """List the indexes of the store: what they cover, and whether they are still fresh."""
+    from spahgc.store.cohort import open_cohort
+    from spahgc.store.index import read_record, stale_slides
+
+    cohort = open_cohort(store)
+    records = {name: read_record(cohort, name) for name in sorted(cohort.commit.indexes)}
+    stale = {name: stale_slides(cohort, record) for name, record in records.items()}
+    if as_json:
+        report = {name: {**asdict(r), "stale": stale[name]} for name, r in records.items()}
+        click.echo(json.dumps(report, indent=1))
+        return
+    if not records:
+        click.echo(f"{store} has no index; `spahgc index build --store {store}` makes one")
+    for name, record in records.items():
+        _say_index(cohort, name, record, as_json=False)
+        for slide, reason in stale[name].items():
+            click.echo(f"  stale: slide {slide} {reason}; `spahgc index build` mends it")
+
+
+@index.command("search")
+@store_option
+@_embedding_option
+@_name_option
+@click.option("--slide", required=True, help="The slide that is asked about; it never answers.")
+@click.option("--spot", required=True, help="Barcode or spot id on that slide, as 10x13.")
+@click.option("-k", type=click.IntRange(min=1), default=9, show_default=True, help="How many.")
+@click.option("--only-slide", multiple=True, help="Only this slide may answer; may be repeated.")
+@click.option("--exclude-slide", multiple=True, help="Not this slide; may be repeated.")
+@click.option("--exclude-patient", multiple=True, help="Not this patient; may be repeated.")
+@click.option("--other-patients", is_flag=True, help="Not the slide's own patient.")
+@click.option("--out", type=FOLDER, help="Picture to write; by default neighbours-SLIDE-SPOT.png.")
+@click.option("--no-picture", is_flag=True, help="Print the table alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print the table for machines, no picture.")
+def index_search(
+    store: Path,
+    embedding: str | None,
+    name: str | None,
+    slide: str,
+    spot: str,
+    *,
+    out: Path | None,
+    no_picture: bool,
+    as_json: bool,
+    **rules: Any,  # noqa: ANN401
+) -> None:
+    """Show the spots of other slides that look most like one spot."""
+    from pathlib import Path
+
+    from spahgc.commands.neighbours import draw_found, find_spot
+    from spahgc.report.neighbours import print_neighbours
+    from spahgc.store.cohort import open_cohort
+    from spahgc.store.index import open_index
+
+    cohort = open_cohort(store)
+    opened = open_index(cohort, name=name or embedding or DEFAULT, embedding=embedding)
+    found, rule = find_spot(cohort, opened, slide=slide, spot=spot, **rules)
+    if as_json:
+        click.echo(json.dumps([neighbour._asdict() for neighbour in found], indent=1))
+        return
+    title = f"spots that look like {slide} {spot} ({rule})"
+    print_neighbours(found, console=console(), title=title, metric=opened.record.metric)
+    if not no_picture:
+        path = out or Path(f"neighbours-{slide}-{spot}.png")
+        draw_found(cohort, opened.record.embedding, (slide, spot), found, path=path, title=title)
+
+
+@index.command("remove")
+@store_option
+@_embedding_option
+@_name_option
+@click.option("--slide", "slides", multiple=True, help="Take only this slide out of the index.")
+def index_remove(
+    store: Path, embedding: str | None, name: str | None, slides: tuple[str, ...]
+) -> None:
+    """Forget an index, or take slides out of it; slides and embeddings stay."""
+    from spahgc.store.cohort import open_cohort
+    from spahgc.store.index import remove_index, remove_slides
+
+    cohort, name = open_cohort(store), name or embedding or DEFAULT
+    if slides:
+        record = remove_slides(cohort, name, slides)
+        _say_index(cohort, name, record, as_json=False)
+        return
+    remove_index(cohort, name)
+    click.echo(f"index {name}: removed from {store}")
+
+
+def _say_index(cohort: Cohort, name: str, record: IndexRecord, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"name": name, **asdict(record)}, indent=1))
+        return
+    n_spots = sum(cohort[s].n_spots for s in record.slides if s in cohort.slides)
+    over = "" if name == record.embedding else f" over {record.embedding}"
     click.echo(
-        f"index {embedding}: {n_spots} spots of {len(record.slides)} slides "
+        f"index {name}{over}: {n_spots} spots of {len(record.slides)} slides "
         f"({', '.join(record.slides)}), {record.kind}, {record.metric}"
     )
+    if record.recall:
+        click.echo(
+            f"  recall@{record.recall['k']:g} {record.recall['recall']:.3f} against exact search, "
+            f"{record.recall['n_queries']:g} queries; "
+            + ", ".join(f"{key} {value}" for key, value in record.settings.items())
+        )

@@ -19,7 +19,7 @@ from spahgc.model.spots import SlideSpots, expression_of
 from spahgc.model.teaching import TeachingSet, gather_teaching
 from spahgc.model.training import Advance, TrainedNetwork, TrainingConfig, train_network
 from spahgc.store.cohort import Cohort
-from spahgc.store.index import open_index
+from spahgc.store.index import FAISS_VERSION, open_index
 from spahgc.store.runs import Run, RunRecord
 from spahgc.store.splits import Fold
 
@@ -179,5 +179,9 @@ def score_slide(
 
 
 def _versions() -> dict[str, str]:
-    names = ("spahgc", "torch", "torch-geometric", "lightning", "faiss-cpu", "numpy", "scanpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    names = ("spahgc", "torch", "torch-geometric", "lightning", "numpy", "scanpy")
+    return {
+        "python": platform.python_version(),
+        "faiss": FAISS_VERSION,  # of whichever wheel is installed
+        **{name: version(name) for name in names},
+    }

@@ -79,7 +79,7 @@ class TeachingSet:
     def search(self, target: SlideSpots, *, k: int) -> Neighbors:
         """Find the ``k`` most similar spots on the slides that ``target`` may borrow from."""
         return self.index.search(
-            target.embedding_SD, k=k, among=self.among(target), asked_by=target.name
+            target.embedding_SD, k=k, only_slides=self.among(target), asked_by=target.name
         )
 
 

@@ -10,21 +10,7 @@ from spahgc.errors import MismatchError
 from spahgc.model.graph import GraphConfig, build_graph, edges_of, tensors_of
 from spahgc.model.spots import SlideSpots, nearest_others
 from spahgc.schema import CLOSE, NEAR, REFER, REFERENCE, TARGET
-from spahgc.store.index import IndexRecord, Neighbors, ReferenceIndex
-
-
-class HeldSlides(dict):
-    """Slides at hand, for an index to read."""
-
-    path = "data.zarr"
-
-
-class HeldSlide:
-    def __init__(self, spots):
-        self.spots = spots
-
-    def read_embedding(self, _):
-        return self.spots.embedding_SD
+from spahgc.store.index import Neighbors, ReferenceIndex
 
 
 def draw_spots(name, n_spots, *, seed=0, n_pool=None, measured=True, near=6):
@@ -45,11 +31,8 @@ def draw_spots(name, n_spots, *, seed=0, n_pool=None, measured=True, near=6):
 
 
 def find(target, references, k):
-    record = IndexRecord(embedding="tiny", fingerprint="f", slides=dict.fromkeys(references, "1"))
-    held = HeldSlides({name: HeldSlide(spots) for name, spots in references.items()})
-    return ReferenceIndex(held, record).search(
-        target.embedding_SD, k=k, among=references, asked_by=target.name
-    )
+    index = ReferenceIndex.of_vectors({n: spots.embedding_SD for n, spots in references.items()})
+    return index.search(target.embedding_SD, k=k, only_slides=references, asked_by=target.name)
 
 
 def distance(first, second):
@@ -191,7 +174,7 @@ def test_a_graph_without_any_reference_is_refused():
         slides=(),
         slide_SK=np.full((2, 7), -1),
         spot_SK=np.full((2, 7), -1),
-        similarity_SK=np.full((2, 7), np.nan, np.float32),
+        distance_SK=np.full((2, 7), np.nan),
     )
     with pytest.raises(MismatchError, match=r"no reference spot was found.*ingest more slides"):
         build_graph(target, nobody, {}, config=GraphConfig())

@@ -1,0 +1,24 @@
+"""Look-alike spots across slides: an index knows which slides may answer, and never the asker."""
+
+from spahgc.store.index.building import build_index, open_index, remove_slides
+from spahgc.store.index.distances import METRICS, Metric
+from spahgc.store.index.library import FAISS_VERSION
+from spahgc.store.index.neighbors import Neighbors, merge_neighbors
+from spahgc.store.index.records import IndexRecord, read_record, remove_index, stale_slides
+from spahgc.store.index.reference import ReferenceIndex
+
+__all__ = [
+    "FAISS_VERSION",
+    "METRICS",
+    "IndexRecord",
+    "Metric",
+    "Neighbors",
+    "ReferenceIndex",
+    "build_index",
+    "merge_neighbors",
+    "open_index",
+    "read_record",
+    "remove_index",
+    "remove_slides",
+    "stale_slides",
+]

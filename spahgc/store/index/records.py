@@ -1,0 +1,158 @@
+"""What an index was built from, as the store keeps it, and whether that still holds."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+from spahgc.errors import DamagedStoreError, MismatchError, MissingError
+from spahgc.store import layout
+from spahgc.store.cohort import Cohort
+from spahgc.store.commits import Commit
+from spahgc.store.index.distances import METRICS, Metric
+from spahgc.store.index.library import FAISS_VERSION
+
+Kind: TypeAlias = Literal["flat", "ivf", "ivfpq", "hnsw"]
+KINDS: Final[tuple[str, ...]] = get_args(Kind)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexRecord:
+    """What an index was built from; the embeddings themselves stay with the slides."""
+
+    embedding: str
+    """Name of the embedding indexed."""
+
+    fingerprint: str
+    """Digest of the encoder fingerprint that all its slides share."""
+
+    slides: Mapping[str, str]
+    """Content digest of each slide in it, by slide name."""
+
+    metric: Metric = "cosine"
+    """See `spahgc.store.index.distances`."""
+
+    kind: Kind = "flat"
+    """``flat`` is exact; the others are approximate and carry arrays of their own."""
+
+    commit: int = 0
+    """Number of the store's commit it was built at."""
+
+    faiss_version: str = FAISS_VERSION
+    """For the record: everything is kept as plain arrays, which no version of faiss reads."""
+
+    settings: Mapping[str, int] = field(default_factory=dict)
+    """Sizes of a trained kind, as ``n_lists`` and ``n_probes``; empty for ``flat``."""
+
+    arrays: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of what all slides of a trained kind share, as ``centroids``."""
+
+    pieces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """sha256 of each slide's own arrays in a trained kind, by slide and array."""
+
+    recall: Mapping[str, float] = field(default_factory=dict)
+    """``recall``, ``k`` and ``n_queries`` as measured when it was built; empty for ``flat``."""
+
+
+def read_record(cohort: Cohort, name: str) -> IndexRecord:
+    """Read what is known of the index ``name``, fresh or stale.
+
+    Raises
+    ------
+    MissingError
+        If there is no index of that name.
+    DamagedStoreError
+        If its record is not one.
+    """
+    digest = cohort.commit.indexes.get(name)
+    if digest is None:
+        known = ", ".join(sorted(cohort.commit.indexes)) or "none at all"
+        raise MissingError(
+            f"{cohort.where} has no index {name!r}, it has {known}; {_command(cohort, name)}"
+        )
+    document = cohort.store.read_document(partial(layout.index_key, name), digest)
+    try:
+        record = IndexRecord(**document)
+        if record.kind not in KINDS or record.metric not in METRICS:
+            raise TypeError(f"kind {record.kind!r}, metric {record.metric!r}")  # noqa: TRY301
+    except TypeError as error:
+        raise DamagedStoreError(
+            f"{cohort.where}: the index {name!r} cannot be read ({error}); {_command(cohort, name)}"
+        ) from None
+    return record
+
+
+def check_fresh(cohort: Cohort, name: str, record: IndexRecord) -> None:
+    """Refuse an index whose slides are not those of the store.
+
+    Raises
+    ------
+    MismatchError
+        If one of its slides was replaced, removed or embedded anew since.
+    """
+    for slide, reason in stale_slides(cohort, record).items():
+        raise MismatchError(
+            f"the index {name!r} is stale: slide {slide} {reason}; {_command(cohort, name, record)}"
+        )
+
+
+def stale_slides(cohort: Cohort, record: IndexRecord) -> dict[str, str]:
+    """Say of each slide of the index that is another one in the store what happened to it."""
+    reasons = {}
+    for slide, content in record.slides.items():
+        entry = cohort.commit.slides.get(slide)
+        if entry is None:
+            reasons[slide] = "is gone since"
+        elif entry.content != content:
+            reasons[slide] = "changed since"
+        elif record.embedding not in entry.encoders:
+            reasons[slide] = f"changed since and lost its embedding {record.embedding!r}"
+        elif entry.encoders[record.embedding] != record.fingerprint:
+            reasons[slide] = f"changed since: its embedding {record.embedding!r} is another one"
+    return reasons
+
+
+def commit_record(cohort: Cohort, name: str, record: IndexRecord) -> IndexRecord:
+    """Commit a record under its name; one that says the same is kept as it is."""
+    kept = cohort.store.head.indexes.get(name)
+    if kept is not None:
+        found = cohort.store.read_document(partial(layout.index_key, name), kept)
+        when = {key: found.get(key) for key in ("commit", "faiss_version")}
+        if {**asdict(record), **when} == found:
+            return IndexRecord(**found)
+    digest = cohort.store.put_document(partial(layout.index_key, name), asdict(record))
+
+    def change(head: Commit) -> Commit:
+        return head.with_index(name, digest)
+
+    cohort.store.commit(change, message=f"index {name}")
+    return record
+
+
+def remove_index(cohort: Cohort, name: str) -> None:
+    """Let the store forget an index; the embeddings stay.
+
+    Raises
+    ------
+    MissingError
+        If there is no index of that name.
+    """
+    if name not in cohort.commit.indexes:
+        read_record(cohort, name)
+
+    def change(head: Commit) -> Commit:
+        if name not in head.indexes:
+            return head
+        return replace(head, indexes={n: d for n, d in head.indexes.items() if n != name})
+
+    cohort.store.commit(change, message=f"remove index {name}")
+
+
+def _command(cohort: Cohort, name: str, record: IndexRecord | None = None) -> str:
+    embedding = name if record is None else record.embedding
+    options: list[Any] = ["--store", cohort.where, "--encoder", embedding]
+    if record is not None:
+        options += ["--name", name] if name != embedding else []
+        options += ["--metric", record.metric] if record.metric != "cosine" else []
+        options += ["--kind", record.kind] if record.kind != "flat" else []
+    return f"run `spahgc index build {' '.join(map(str, options))}`"

@@ -1,0 +1,36 @@
+import pytest
+
+from spahgc.errors import InstallationError
+from spahgc.store.index import library
+
+
+def installed(monkeypatch, *names):
+    monkeypatch.setattr(library, "_version_of", lambda name: "1.9" if name in names else None)
+
+
+def test_two_wheels_of_faiss_are_refused_with_what_to_type(monkeypatch):
+    installed(monkeypatch, "faiss-cpu", "faiss-gpu-cu12")
+    with pytest.raises(
+        InstallationError,
+        match=r"faiss-cpu 1.9 and faiss-gpu-cu12 1.9 .* `pip uninstall --yes faiss-cpu "
+        r"faiss-gpu-cu12`, then `pip install faiss-gpu-cu12`",
+    ):
+        library.check_one_wheel()
+
+
+@pytest.mark.parametrize("wheel", library.WHEELS)
+def test_any_one_wheel_will_do(monkeypatch, wheel):
+    installed(monkeypatch, wheel)
+    library.check_one_wheel()
+
+
+def test_a_missing_faiss_names_both_ways_to_get_it(monkeypatch):
+    monkeypatch.setitem(library.import_faiss.__globals__["__builtins__"], "__import__", _no_faiss)
+    with pytest.raises(InstallationError, match=r"pip install faiss-cpu.*pip install faiss-gpu"):
+        library.import_faiss()
+
+
+def _no_faiss(name, *rest, real=__import__):
+    if name == "faiss":
+        raise ImportError("gone")
+    return real(name, *rest)
