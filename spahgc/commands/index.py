@@ -53,7 +53,7 @@ def index() -> None:
 @click.option("--slide", "slides", multiple=True, help="Index only this slide; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print a report for machines.")
 def index_build(
-    store: Path,
+    store: str,
     embedding: str | None,
     name: str | None,
     *,
@@ -76,7 +76,7 @@ def index_build(
 @index.command("info")
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="Print a report for machines.")
-def index_info(store: Path, *, as_json: bool) -> None:
+def index_info(store: str, *, as_json: bool) -> None:
     """List the indexes of the store: what they cover, and whether they are still fresh."""
     from spahgc.store.cohort import open_cohort
     from spahgc.store.index import read_record, stale_slides
@@ -111,7 +111,7 @@ def index_info(store: Path, *, as_json: bool) -> None:
 @click.option("--no-picture", is_flag=True, help="Print the table alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table for machines, no picture.")
 def index_search(
-    store: Path,
+    store: str,
     embedding: str | None,
     name: str | None,
     slide: str,
@@ -149,7 +149,7 @@ def index_search(
 @_name_option
 @click.option("--slide", "slides", multiple=True, help="Take only this slide out of the index.")
 def index_remove(
-    store: Path, embedding: str | None, name: str | None, slides: tuple[str, ...]
+    store: str, embedding: str | None, name: str | None, slides: tuple[str, ...]
 ) -> None:
     """Forget an index, or take slides out of it; slides and embeddings stay."""
     from spahgc.store.cohort import open_cohort

@@ -77,7 +77,7 @@ def nearness_of(teaching: TeachingSet, spots: SlideSpots) -> NDArray[np.float64]
         (S,), -1 to 1; over the `N_NEAREST` most similar spots of the slides it may borrow from.
     """
     found = teaching.search(spots, k=N_NEAREST)
-    return np.nanmean(found.similarity_SK.astype(np.float64), axis=1)
+    return np.nanmean(1 - found.distance_SK, axis=1)
 
 
 def judge_spots(trust: Trust, nearness_S: NDArray[np.float64]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spahgc.errors import MismatchError, MissingError
+from spahgc.store import layout
 from spahgc.store.cohort import Cohort
 from spahgc.store.index.distances import Metric, prepare
 from spahgc.store.index.records import IndexRecord, check_fresh, commit_record, read_record
@@ -43,6 +44,7 @@ def build_index(
     MismatchError
         If slides were embedded in different ways, or a vector is zero or not a number.
     """
+    layout.check_embedding_name(name or embedding)
     names = _slides_to_index(cohort, embedding, slides)
     record = IndexRecord(
         embedding=embedding,
