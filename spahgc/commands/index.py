@@ -50,6 +50,21 @@ def index() -> None:
     show_default=True,
     help="What near means.",
 )
+@click.option(
+    "--kind",
+    type=click.Choice(["auto", "flat", "ivf", "ivfpq", "hnsw"]),
+    default="auto",
+    show_default=True,
+    help="flat is exact; ivf, ivfpq and hnsw find most neighbours of very many spots sooner.",
+)
+@click.option(
+    "--min-recall",
+    type=click.FloatRange(0, 1),
+    default=0.95,
+    show_default=True,
+    help="Share of the true 10 neighbours that an approximate kind must find.",
+)
+@click.option("--retrain", is_flag=True, help="Learn an approximate kind anew, not add to it.")
 @click.option("--slide", "slides", multiple=True, help="Index only this slide; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print a report for machines.")
 def index_build(
@@ -141,6 +156,34 @@ def index_search(
     if not no_picture:
         path = out or Path(f"neighbours-{slide}-{spot}.png")
         draw_found(cohort, opened.record.embedding, (slide, spot), found, path=path, title=title)
+
+
+@index.command("recall")
+@store_option
+@_embedding_option
+@_name_option
+@click.option(
+    "--queries", type=click.IntRange(min=1), default=400, show_default=True, help="Spots."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a report for machines.")
+def index_recall(
+    store: str, embedding: str | None, name: str | None, queries: int, *, as_json: bool
+) -> None:
+    """Measure again how many of the true 10 neighbours an index finds, and how fast."""
+    from spahgc.store.cohort import open_cohort
+    from spahgc.store.index import measure_recall, open_index
+
+    name = name or embedding or DEFAULT
+    opened = open_index(open_cohort(store), name=name, embedding=embedding)
+    with spinner(f"searching {name} and everything"):
+        measured = measure_recall(opened, n_queries=queries)
+    if as_json:
+        click.echo(json.dumps(measured._asdict(), indent=1))
+        return
+    click.echo(
+        f"index {name}: recall@{measured.k} {measured.recall:.4f} over {measured.n_queries} spots, "
+        f"{1000 * measured.seconds / measured.n_queries:.2f} ms each ({opened.record.kind})"
+    )
 
 
 @index.command("remove")

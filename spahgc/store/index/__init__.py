@@ -4,6 +4,7 @@ from spahgc.store.index.building import build_index, open_index, remove_slides
 from spahgc.store.index.distances import METRICS, Metric
 from spahgc.store.index.library import FAISS_VERSION
 from spahgc.store.index.neighbors import Neighbors, merge_neighbors
+from spahgc.store.index.recall import MeasuredRecall, measure_recall
 from spahgc.store.index.records import IndexRecord, read_record, remove_index, stale_slides
 from spahgc.store.index.reference import ReferenceIndex
 
@@ -11,10 +12,12 @@ __all__ = [
     "FAISS_VERSION",
     "METRICS",
     "IndexRecord",
+    "MeasuredRecall",
     "Metric",
     "Neighbors",
     "ReferenceIndex",
     "build_index",
+    "measure_recall",
     "merge_neighbors",
     "open_index",
     "read_record",

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,17 @@ from spahgc.errors import MismatchError, MissingError
 from spahgc.store import layout
 from spahgc.store.cohort import Cohort
 from spahgc.store.index.distances import Metric, prepare
-from spahgc.store.index.records import IndexRecord, check_fresh, commit_record, read_record
+from spahgc.store.index.records import IndexRecord, Kind, check_fresh, commit_record, read_record
 from spahgc.store.index.reference import ReferenceIndex
+from spahgc.store.index.shares import Read
+from spahgc.store.index.trained import TrainedIndex
+from spahgc.store.index.training import build_trained, open_trained
+
+FLAT_UP_TO: Final = 200_000
+"""Spots up to which ``auto`` is exact; docs/scale.md says why."""
+
+MIN_RECALL: Final = 0.95
+"""Of the true 10 neighbours of a spot."""
 
 
 def build_index(
@@ -20,9 +30,15 @@ def build_index(
     embedding: str,
     name: str | None = None,
     metric: Metric = "cosine",
+    kind: Kind | Literal["auto"] = "auto",
     slides: Collection[str] | None = None,
+    min_recall: float = MIN_RECALL,
+    retrain: bool = False,
 ) -> ReferenceIndex:
     """Index slides that have the embedding, and commit the record.
+
+    Where there is an index of that name over the same embedding, only slides that are new to it
+    or have changed are sorted into it.
 
     Parameters
     ----------
@@ -34,15 +50,23 @@ def build_index(
         Of the index; by default the embedding's.
     metric
         What near means.
+    kind
+        ``flat`` is exact; ``ivf``, ``ivfpq`` and ``hnsw`` find most neighbours in less time;
+        ``auto`` is ``flat`` up to `FLAT_UP_TO` spots, then ``ivf``.
     slides
         Which; by default every one that has the embedding.
+    min_recall
+        Share of true neighbours that an approximate kind must find.
+    retrain
+        Learn an approximate kind anew rather than add to it.
 
     Raises
     ------
     MissingError
         If no slide, or one of ``slides``, has the embedding.
     MismatchError
-        If slides were embedded in different ways, or a vector is zero or not a number.
+        If slides were embedded in different ways, a vector is zero or not a number, or an
+        approximate kind finds too few of the true neighbours.
     """
     layout.check_embedding_name(name or embedding)
     names = _slides_to_index(cohort, embedding, slides)
@@ -51,11 +75,50 @@ def build_index(
         fingerprint=cohort.fingerprint(embedding, names),
         slides={name: cohort[name].entry.content for name in names},
         metric=metric,
+        kind=_choose_kind(kind, metric, sum(cohort[slide].n_spots for slide in names)),
         commit=cohort.commit.number,
     )
-    for slide in names:  # zero vectors are refused now, not in the middle of a run
-        prepare(cohort[slide].read_embedding(embedding), metric=metric, owner=f"slide {slide}")
-    return _index_over(cohort, commit_record(cohort, name or embedding, record))
+    name = name or embedding
+    if record.kind == "flat":
+        for slide in names:  # zero vectors are refused now, not in the middle of a run
+            _vectors_of(cohort, record)(slide)
+        return _index_over(cohort, commit_record(cohort, name, record))
+    kept = None if retrain else _kept(cohort, name, record)
+    read = _vectors_of(cohort, record)
+    built = build_trained(cohort, name, record, read, kept=kept, min_recall=min_recall)
+    return _index_over(cohort, commit_record(cohort, name, built.record), built.trained)
+
+
+def _choose_kind(kind: Kind | Literal["auto"], metric: Metric, n_spots: int) -> Kind:
+    if kind == "auto":
+        return "flat" if metric == "l1" or n_spots <= FLAT_UP_TO else "ivf"
+    if metric == "l1" and kind != "flat":
+        raise MismatchError(
+            f"an index of kind {kind!r} cannot be had for l1; use `--kind flat`, or another metric"
+        )
+    return kind
+
+
+def _kept(cohort: Cohort, name: str, record: IndexRecord) -> IndexRecord | None:
+    """Give the index of that name, less the slides that changed, where it can be added to."""
+    if name not in cohort.commit.indexes:
+        return None
+    found = read_record(cohort, name)
+    same = ("embedding", "fingerprint", "metric", "kind")
+    if any(getattr(found, key) != getattr(record, key) for key in same):
+        return None
+    fresh = {s: p for s, p in found.pieces.items() if found.slides[s] == record.slides.get(s)}
+    return replace(found, pieces=fresh)
+
+
+def _vectors_of(cohort: Cohort, record: IndexRecord) -> Read:
+    """Read a slide's vectors as they are compared."""
+
+    def read(slide: str) -> NDArray[np.float32]:
+        embedding_SD = cohort[slide].read_embedding(record.embedding)
+        return prepare(embedding_SD, metric=record.metric, owner=f"slide {slide}")
+
+    return read
 
 
 def _slides_to_index(cohort: Cohort, embedding: str, slides: Collection[str] | None) -> list[str]:
@@ -104,10 +167,15 @@ def open_index(
             f"with `--name`, or use `--encoder {record.embedding}`"
         )
     check_fresh(cohort, name, record)
-    return _index_over(cohort, record)
+    if record.kind == "flat":
+        return _index_over(cohort, record)
+    trained = open_trained(cohort, name, record, _vectors_of(cohort, record))
+    return _index_over(cohort, record, trained)
 
 
-def _index_over(cohort: Cohort, record: IndexRecord) -> ReferenceIndex:
+def _index_over(
+    cohort: Cohort, record: IndexRecord, trained: TrainedIndex | None = None
+) -> ReferenceIndex:
     def read(name: str) -> NDArray[np.float32]:
         made = cohort[name].entry.encoders.get(record.embedding)
         if made not in {None, record.fingerprint}:
@@ -121,6 +189,7 @@ def _index_over(cohort: Cohort, record: IndexRecord) -> ReferenceIndex:
         record,
         read,
         patients=cohort.patients(cohort.slides),
+        trained=trained,
         rebuild=f"run `spahgc index build --store {cohort.where} --encoder {record.embedding}`",
     )
 

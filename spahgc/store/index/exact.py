@@ -5,8 +5,9 @@ Dimension letters in this file:
 S queries, D embedding size, N proposed vectors of a query, M spots of one vector, P pairs
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from spahgc.store.index.distances import Metric, distances_of_pairs, rounding_of, score_of
 from spahgc.store.index.library import faiss
 from spahgc.store.index.neighbors import Candidates
-from spahgc.store.index.pieces import Nearest, Piece
+from spahgc.store.index.pieces import Nearest, Piece, merge_nearest
 
 MARGIN: Final = 4
 """Least number of vectors proposed beyond those wanted."""
@@ -70,7 +71,13 @@ def search_exactly(
         for rows in _blocks(unsure, BLOCK_CANDIDATES // n):
             part_SD = query_SD if len(rows) == len(query_SD) else query_SD[rows]
             proposed = _propose(part_SD, pieces, n)
-            distance_SN = measure(part_SD, proposed, pieces, metric=metric)
+            distance_SN = measure(
+                part_SD,
+                proposed,
+                lambda p: pieces[p].vectors_UD,
+                n_pieces=len(pieces),
+                metric=metric,
+            )
             settled = _settle(proposed, distance_SN, pieces, k=k)
             found.distance_SA[rows] = settled.distance_SA
             found.slide_SA[rows] = settled.slide_SA
@@ -84,32 +91,32 @@ def search_exactly(
 def measure(
     query_SD: NDArray[np.float32],
     proposed: Proposed,
-    pieces: Sequence[Piece],
+    vectors_of: Callable[[int], NDArray[np.float32]],
     *,
+    n_pieces: int,
     metric: Metric,
 ) -> NDArray[np.float64]:
-    """Give (S, N) float64 distances to the proposed vectors, inf where there is none."""
+    """Give (S, N) float64 distances to the proposed vectors, inf where there is none.
+
+    ``vectors_of`` gives the vectors of one of ``n_pieces`` pieces; it is asked for each once.
+    """
     piece_P = proposed.piece_SN.ravel()
     n_proposed = proposed.piece_SN.shape[1]
     distance_P = np.full(piece_P.shape, np.inf)
     vector_P = proposed.vector_SN.ravel()
     pairs = np.argsort(piece_P, kind="stable")
-    bounds = np.searchsorted(piece_P[pairs], np.arange(len(pieces) + 1))
+    bounds = np.searchsorted(piece_P[pairs], np.arange(n_pieces + 1))
     step = max(1, BLOCK_NUMBERS // query_SD.shape[1])
 
-    def fill(task: tuple[Piece, NDArray[np.int64]]) -> None:
-        piece, some = task
-        found_PD = piece.vectors_UD[vector_P[some]]
+    def fill(vectors_UD: NDArray[np.float32], some: NDArray[np.int64]) -> None:
+        found_PD = vectors_UD[vector_P[some]]
         distance_P[some] = distances_of_pairs(query_SD[some // n_proposed], found_PD, metric=metric)
 
-    tasks = (
-        (pieces[position], pairs[start : min(start + step, bounds[position + 1])])
-        for position in range(len(pieces))
-        for start in range(bounds[position], bounds[position + 1], step)
-    )
     with ThreadPoolExecutor(faiss.omp_get_max_threads()) as pool:
-        for _ in pool.map(fill, tasks):
-            pass
+        for position in np.flatnonzero(np.diff(bounds)).tolist():
+            own = _blocks(pairs[bounds[position] : bounds[position + 1]], step)
+            for _ in pool.map(partial(fill, vectors_of(position)), own):
+                pass
     return distance_P.reshape(proposed.piece_SN.shape)
 
 
@@ -120,23 +127,15 @@ def _blocks(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
 def _propose(query_SD: NDArray[np.float32], pieces: Sequence[Piece], n: int) -> Proposed:
     """Keep the best ``n`` of all pieces by score, piece after piece."""
     start_of = np.cumsum([0, *(piece.n_vectors for piece in pieces)])
-    best: Nearest | None = None
+    best = Nearest.nobody(len(query_SD), n)
     for piece, start in zip(pieces, start_of, strict=False):
-        found = piece.nearest(query_SD, n)
-        number_SN = np.where(found.vector_SN < 0, -1, found.vector_SN + start)
-        best = (
-            Nearest(found.score_SN, number_SN) if best is None else _merge(best, found, number_SN)
+        score_SN, vector_SN = piece.nearest(query_SD, n)
+        best = merge_nearest(
+            best, Nearest(score_SN, np.where(vector_SN < 0, -1, vector_SN + start))
         )
-    if best is None:
-        raise ValueError("nothing to search")
     piece_SN = np.searchsorted(start_of, best.vector_SN, side="right") - 1
     vector_SN = np.where(best.vector_SN < 0, -1, best.vector_SN - start_of[piece_SN])
     return Proposed(best.score_SN, piece_SN, vector_SN)
-
-
-def _merge(best: Nearest, found: Nearest, number_SN: NDArray[np.int64]) -> Nearest:
-    scores = np.stack([best.score_SN, found.score_SN])
-    return Nearest(*faiss.merge_knn_results(scores, np.stack([best.vector_SN, number_SN])))
 
 
 def _settle(

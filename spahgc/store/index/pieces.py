@@ -30,6 +30,12 @@ class Nearest(NamedTuple):
     vector_SN: NDArray[np.int64]
     """Which of the piece's distinct vectors, or -1."""
 
+    @classmethod
+    def nobody(cls, n_queries: int, n: int) -> "Nearest":
+        """Give what is found where there is nothing."""
+        shape = (n_queries, n)
+        return cls(np.full(shape, np.inf, np.float32), np.full(shape, -1, np.int64))
+
 
 class Piece:
     """The vectors of one slide; equal ones are one vector with several spots."""
@@ -70,8 +76,7 @@ class Piece:
         """Find the ``n`` nearest vectors of each query, as exactly as float32 tells."""
         self.check_size(query_SD)
         n_found = min(n, self.n_vectors)
-        score_SN = np.full((len(query_SD), n), np.inf, np.float32)
-        vector_SN = np.full((len(query_SD), n), -1, np.int64)
+        score_SN, vector_SN = Nearest.nobody(len(query_SD), n)
         score, vector_SN[:, :n_found] = _search(query_SD, self.vectors_UD, n_found, self.metric)
         score_SN[:, :n_found] = -score if self.metric == "cosine" else score
         return Nearest(score_SN, vector_SN)
@@ -80,6 +85,12 @@ class Piece:
         """Give the spot that is number ``rank`` of those with each vector, -1 where none is."""
         place_P = self._start_U[vector_P] + np.minimum(rank, self.n_spots_U[vector_P] - 1)
         return np.where(rank < self.n_spots_U[vector_P], self._spots[place_P], -1)
+
+
+def merge_nearest(one: Nearest, other: Nearest) -> Nearest:
+    """Keep the nearest of two, whose vectors are numbered in one way, for each query."""
+    scores = np.stack([one.score_SN, other.score_SN]).astype(np.float32, copy=False)
+    return Nearest(*faiss.merge_knn_results(scores, np.stack([one.vector_SN, other.vector_SN])))
 
 
 def group_equal(vectors_SD: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

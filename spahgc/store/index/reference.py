@@ -12,6 +12,7 @@ from spahgc.store.index.exact import search_exactly
 from spahgc.store.index.neighbors import Candidates, Neighbors
 from spahgc.store.index.pieces import Piece
 from spahgc.store.index.records import IndexRecord
+from spahgc.store.index.trained import TrainedIndex
 from spahgc.store.splits import UNKNOWN
 
 Read = Callable[[str], NDArray[np.float32]]
@@ -31,6 +32,7 @@ class ReferenceIndex:
         read: Read,
         *,
         patients: Mapping[str, str | None],
+        trained: TrainedIndex | None = None,
         rebuild: str = "build it anew",
     ) -> None:
         """Use `build_index`, `open_index` or `ReferenceIndex.of_vectors`.
@@ -43,12 +45,15 @@ class ReferenceIndex:
             Reads a slide's embeddings.
         patients
             Of every slide that may be named in an exclusion, None where unknown.
+        trained
+            What an approximate kind has learned; None for ``flat``.
         rebuild
             What to do about a slide that is missing, for messages.
         """
         self.record = record
         self._read = read
         self._patients = patients
+        self._trained = trained
         self._rebuild = rebuild
         self._pieces: dict[str, Piece] = {}
 
@@ -192,6 +197,8 @@ class ReferenceIndex:
         return prepare(self._read(name), metric=self.record.metric, owner=f"slide {name}")
 
     def _nearest(self, query_SD: NDArray[np.float32], names: tuple[str, ...], k: int) -> Candidates:
+        if self._trained is not None:
+            return self._trained.search(query_SD, names, k=k)
         pieces = [self.piece(name) for name in names]
         return search_exactly(query_SD, pieces, k=k, metric=self.record.metric)
 

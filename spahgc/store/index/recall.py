@@ -1,0 +1,125 @@
+"""How many of the true neighbours an approximate index finds, measured against exact search.
+
+Dimension letters in this file:
+
+S queries, D embedding size, K neighbours
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Final, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spahgc.store.index.distances import Metric
+from spahgc.store.index.exact import search_exactly
+from spahgc.store.index.neighbors import Neighbors, merge_neighbors
+from spahgc.store.index.pieces import Piece
+from spahgc.store.index.reference import ReferenceIndex
+from spahgc.store.index.shares import Read
+
+K: Final = 10
+N_QUERIES: Final = 400
+MOST_ASKING: Final = 40
+"""Slides that queries are taken from."""
+
+Search: TypeAlias = Callable[[NDArray[np.float32], tuple[str, ...]], Neighbors]
+"""Finds `K` neighbours of prepared queries on the slides named."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RecallTest:
+    """Spots of some slides, and how near their true neighbours on other slides are."""
+
+    query_SD: Mapping[str, NDArray[np.float32]]
+    """Queries of each slide that asks."""
+
+    may_answer: Mapping[str, tuple[str, ...]]
+    """Slides that may answer each of them: all but itself, or itself where it is alone."""
+
+    farthest_S: Mapping[str, NDArray[np.float64]]
+    """(S,) distance of the last of each query's `K` true neighbours."""
+
+    def recall(self, search: Search) -> float:
+        """Give the share of true neighbours found, ties counting as found."""
+        found, n_true = 0, 0  # queries of unit length are scaled once more: 1e-6 for that
+        for name, query_SD in self.query_SD.items():
+            near = search(query_SD, self.may_answer[name])
+            limit_S1 = self.farthest_S[name][:, None] * (1 + 1e-6) + 1e-7
+            found += int((near.distance_SK <= limit_S1).sum())
+            n_true += near.distance_SK.size
+        return min(1.0, found / n_true)
+
+    @property
+    def n_queries(self) -> int:
+        """Over all slides."""
+        return sum(map(len, self.query_SD.values()))
+
+
+class MeasuredRecall(NamedTuple):
+    """How well an index finds, and what it takes."""
+
+    recall: float
+    """Share of the true neighbours found, 0 to 1."""
+
+    k: int
+    """Neighbours of a query."""
+
+    n_queries: int
+    """Spots asked about."""
+
+    seconds: float
+    """For all of them, the index being open."""
+
+
+def measure_recall(index: ReferenceIndex, *, n_queries: int = N_QUERIES) -> MeasuredRecall:
+    """Compare an open index with exact search, each query's own slide left out."""
+    record = index.record
+    test = make_recall_test(
+        sorted(record.slides), index.read_vectors, metric=record.metric, n_queries=n_queries
+    )
+    seconds = 0.0
+
+    def search(query_SD: NDArray[np.float32], names: tuple[str, ...]) -> Neighbors:
+        nonlocal seconds
+        start = perf_counter()
+        near = index.search(query_SD, k=K, only_slides=names)
+        seconds += perf_counter() - start
+        return near
+
+    test.recall(search)  # pieces are read and lists filled before the clock counts
+    seconds = 0.0
+    recall = test.recall(search)
+    return MeasuredRecall(recall, K, test.n_queries, seconds)
+
+
+def make_recall_test(
+    slides: Sequence[str], read: Read, *, metric: Metric, n_queries: int = N_QUERIES
+) -> RecallTest:
+    """Draw queries, always the same ones, and search for them exactly, slide after slide.
+
+    No more than one slide's vectors are in memory at once beside the queries.
+    """
+    generator = np.random.default_rng(0)
+    asking = sorted(generator.permutation(np.array(slides))[:MOST_ASKING].tolist())
+    share = -(-n_queries // len(asking))
+    queries = {}
+    for name in asking:
+        vectors_SD = read(name)
+        rows = generator.permutation(len(vectors_SD))[:share]
+        queries[name] = vectors_SD[np.sort(rows)]
+    may_answer = {
+        name: tuple(other for other in slides if other != name) or tuple(slides) for name in asking
+    }
+    found: dict[str, Neighbors] = {}
+    for answering in slides:
+        piece = Piece(answering, read(answering), metric=metric)
+        for name in asking:
+            if answering in may_answer[name]:
+                near = search_exactly(queries[name], [piece], k=K, metric=metric)
+                part = near.as_neighbors((answering,))
+                found[name] = merge_neighbors([found[name], part], k=K) if name in found else part
+    farthest = {name: near.distance_SK.max(axis=1, initial=0) for name, near in found.items()}
+    return RecallTest(query_SD=queries, may_answer=may_answer, farthest_S=farthest)

@@ -1,0 +1,194 @@
+"""Build the approximate kinds of an index: learn, sort every slide, measure, and refuse if poor."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spahgc.errors import DamagedStoreError, MismatchError
+from spahgc.store.cohort import Cohort
+from spahgc.store.index.arrays import read_array, write_array
+from spahgc.store.index.distances import Metric
+from spahgc.store.index.recall import K, RecallTest, make_recall_test
+from spahgc.store.index.records import IndexRecord
+from spahgc.store.index.shares import Arrays, Read
+from spahgc.store.index.trained import (
+    TrainedIndex,
+    TrainedKind,
+    efforts,
+    encode_piece,
+    sample_size,
+    settings_of,
+    train_shared,
+)
+
+FEWEST_SPOTS: Final = 5_000
+"""Below, lists have nothing to sort, and a whole search takes milliseconds."""
+
+_BETTER: Final[Mapping[str, str]] = {
+    "ivf": "use `--kind flat`, which is exact",
+    "ivfpq": "use `--kind ivf`, whose vectors are finer, or `--kind flat`, which is exact",
+    "hnsw": "use `--kind ivf` or `--kind flat`, which is exact",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Built:
+    """A trained index and its arrays' digests."""
+
+    record: IndexRecord
+    """With settings, arrays, pieces and recall filled in."""
+
+    trained: TrainedIndex
+    """Open."""
+
+
+def build_trained(
+    cohort: Cohort,
+    name: str,
+    record: IndexRecord,
+    read: Read,
+    *,
+    kept: IndexRecord | None,
+    min_recall: float,
+) -> Built:
+    """Train an index, or add slides to one that is kept, and measure it.
+
+    Parameters
+    ----------
+    cohort, name
+        Where the arrays go.
+    record
+        Kind, metric and slides wanted.
+    read
+        Reads a slide's vectors as they are compared.
+    kept
+        An earlier index whose centroids stay, with the arrays of every slide that is still the
+        same one; None trains anew.
+    min_recall
+        Share of true neighbours to be found, of 10 a query.
+
+    Raises
+    ------
+    MismatchError
+        If the recall is not reached however many lists are looked into, or there are too few
+        spots to train on.
+    """
+    kind, metric = _kind_of(record), record.metric
+    n_spots = {slide: cohort[slide].n_spots for slide in record.slides}
+    if sum(n_spots.values()) < FEWEST_SPOTS:
+        raise MismatchError(
+            f"{sum(n_spots.values())} spots are too few for `--kind {kind}`, which needs "
+            f"{FEWEST_SPOTS}; use `--kind flat`, which is exact and as fast"
+        )
+    shared = _learn(kind, n_spots, read, metric) if kept is None else _shared(cohort, name, kept)
+    arrays = {key: write_array(cohort.store, name, array) for key, array in shared.items()}
+    pieces = dict(kept.pieces) if kept is not None else {}
+    for slide in record.slides:
+        if slide not in pieces:
+            piece = encode_piece(kind, read(slide), shared, metric=metric)
+            pieces[slide] = {key: write_array(cohort.store, name, a) for key, a in piece.items()}
+    pieces = {slide: pieces[slide] for slide in record.slides}
+    record = replace(record, arrays=arrays, pieces=pieces, settings=settings_of(kind, shared, 1))
+    trained = open_trained(cohort, name, record, read)
+    test = make_recall_test(list(record.slides), read, metric=metric)
+    recall = _tune(trained, test, efforts(kind, shared), min_recall=min_recall)
+    measured = {"recall": round(recall, 4), "k": K, "n_queries": test.n_queries}
+    settings = settings_of(kind, shared, trained.effort)
+    return Built(record=replace(record, settings=settings, recall=measured), trained=trained)
+
+
+def open_trained(cohort: Cohort, name: str, record: IndexRecord, read: Read) -> TrainedIndex:
+    """Open a trained index from its arrays in the store.
+
+    Raises
+    ------
+    DamagedStoreError
+        If they are not what the record says, or do not fit together.
+    """
+    kind = _kind_of(record)
+    shared = _shared(cohort, name, record)
+    pieces = {}
+    for slide, digests in sorted(record.pieces.items()):
+        pieces[slide] = _piece(cohort, name, kind, digests, shared, cohort[slide].n_spots)
+    effort = int(record.settings["effort"])
+    return TrainedIndex(
+        kind, shared, pieces, read=read, metric=record.metric, effort=max(1, effort)
+    )
+
+
+def _kind_of(record: IndexRecord) -> TrainedKind:
+    if record.kind == "flat":
+        raise ValueError("a flat index has nothing to train")
+    return record.kind
+
+
+def _learn(
+    kind: TrainedKind, n_spots: Mapping[str, int], read: Read, metric: Metric
+) -> dict[str, NDArray[Any]]:
+    """Draw a sample from every slide by its size, always the same one, and learn from it."""
+    total = sum(n_spots.values())
+    wanted = sample_size(kind, total)
+    if not wanted:
+        return {}
+    generator = np.random.default_rng(0)
+    sample = []
+    for slide, n_own in n_spots.items():
+        rows = generator.permutation(n_own)[: -(-wanted * n_own // total)]
+        sample.append(read(slide)[np.sort(rows)])
+    return train_shared(kind, np.concatenate(sample), n_spots=total, metric=metric)
+
+
+def _shared(cohort: Cohort, name: str, record: IndexRecord) -> Arrays:
+    shapes: dict[str, tuple[int | None, ...]] = {
+        "centroids": (None, None),
+        "codebooks": (None, 256, None),
+    }
+    return {
+        key: read_array(cohort.store, name, digest, shape=shapes[key], dtype="<f4")
+        for key, digest in record.arrays.items()
+        if key in shapes
+    }
+
+
+def _piece(
+    cohort: Cohort,
+    name: str,
+    kind: TrainedKind,
+    digests: Mapping[str, str],
+    shared: Arrays,
+    n_spots: int,
+) -> Arrays:
+    def read(key: str, dtype: str, *shape: int | None) -> NDArray[Any]:
+        return read_array(cohort.store, name, digests[key], shape=shape, dtype=dtype)
+
+    if kind == "hnsw":
+        return {"levels": read("levels", "<i4", n_spots), "links": read("links", "<i4", None)}
+    lists = {"lists": read("lists", "<i4", n_spots)}
+    list_S, n_lists = lists["lists"], len(shared["centroids"])
+    if n_spots and not 0 <= list_S.min() <= list_S.max() < n_lists:
+        raise DamagedStoreError(
+            f"{cohort.where}: the index {name!r} names lists beyond its {n_lists}; "
+            "`spahgc index build --retrain` makes it anew"
+        )
+    if kind == "ivf":
+        return lists
+    return {**lists, "codes": read("codes", "|u1", n_spots, len(shared["codebooks"]))}
+
+
+def _tune(trained: TrainedIndex, test: RecallTest, tried: list[int], *, min_recall: float) -> float:
+    """Look into twice as many lists until the recall is reached."""
+    recall = 0.0
+    for effort in tried:
+        trained.effort = effort
+        recall = test.recall(
+            lambda query_SD, names: trained.search(query_SD, names, k=K).as_neighbors(names)
+        )
+        if recall >= min_recall:
+            return recall
+    raise MismatchError(
+        f"the {trained.kind} index finds {recall:.3f} of the true {K} neighbours at most, "
+        f"`--min-recall` asks for {min_recall:g}; {_BETTER[trained.kind]}, or ask for less"
+    )

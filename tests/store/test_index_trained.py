@@ -1,0 +1,184 @@
+import numpy as np
+import pytest
+
+from spahgc.errors import DamagedStoreError, MismatchError
+from spahgc.store import layout
+from spahgc.store.cohort import open_cohort
+from spahgc.store.drafts import EmbeddingDraft
+from spahgc.store.index import (
+    ReferenceIndex,
+    build_index,
+    measure_recall,
+    open_index,
+    remove_slides,
+    training,
+)
+from spahgc.store.index.arrays import read_array, write_array
+from spahgc.store.index.distances import prepare
+from spahgc.store.index.graphs import encode_graph, restore_graph
+from spahgc.store.index.trained import TrainedIndex, encode_piece, train_shared
+from spahgc.store.opening import create_store
+from spahgc.store.staging import add_slide
+from tests.conftest import build_slide
+
+SIZES = {"A1": 300, "A2": 1, "B1": 250, "C1": 180, "D1": 90}
+KINDS = ("ivf", "ivfpq", "hnsw")
+
+
+def draw_vectors(name, n_spots, *, seed=0):
+    """Draw spots of a few kinds of tissue, as embeddings are."""
+    kinds = np.random.default_rng(7).normal(size=(12, 16))
+    own = np.random.default_rng([seed, *name.encode()])
+    spots_SD = kinds[own.integers(0, 12, n_spots)] + 0.4 * own.normal(size=(n_spots, 16))
+    return spots_SD.astype(np.float32)
+
+
+def put(store, name, *, seed=0):
+    add_slide(store, build_slide(name, n_spots=SIZES[name], seed=seed), replace_existing=True)
+    vectors = draw_vectors(name, SIZES[name], seed=seed)
+    draft = EmbeddingDraft(open_cohort(store.path)[name], "tiny", fingerprint={"w": 1}, size=16)
+    for rows in draft.missing():
+        draft.write(rows, vectors[rows.start : rows.stop])
+    draft.commit()
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "FEWEST_SPOTS", 500)
+    store = create_store(tmp_path / "data.zarr")
+    for name in ("A1", "A2", "B1", "C1"):
+        put(store, name)
+    return store
+
+
+def build(store, kind, **how):
+    return build_index(open_cohort(store.path), embedding="tiny", kind=kind, **how)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_looking_everywhere_finds_what_exact_search_finds(kind, metric):
+    raw = {name: draw_vectors(name, n) for name, n in SIZES.items()}
+    vectors = {n: prepare(v, metric=metric, owner=n) for n, v in raw.items()}
+    sample_SD = np.concatenate(list(vectors.values()))
+    shared = train_shared(kind, sample_SD, n_spots=len(sample_SD), metric=metric)
+    pieces = {n: encode_piece(kind, v, shared, metric=metric) for n, v in vectors.items()}
+    trained = TrainedIndex(
+        kind, shared, pieces, read=vectors.__getitem__, metric=metric, effort=512
+    )
+    exact = ReferenceIndex.of_vectors(raw, metric=metric)
+    for names in [("A1", "A2", "B1"), ("A2",), ("A1", "C1", "D1"), tuple(SIZES)]:
+        true = exact.search(raw["B1"], k=6, only_slides=names)
+        found = trained.search(vectors["B1"], names, k=6).as_neighbors(names)
+        assert np.array_equal(found.exists_SK, true.exists_SK)
+        same = (found.slide_SK == true.slide_SK) & (found.spot_SK == true.spot_SK)
+        assert same.mean() > 0.99
+        np.testing.assert_allclose(found.distance_SK[same], true.distance_SK[same], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trained_index_is_opened_as_it_was_built_and_leaves_slides_out(store, kind):
+    built = build(store, kind, min_recall=0.8)
+    opened = open_index(open_cohort(store.path), embedding="tiny")
+    assert opened.record == built.record
+    assert opened.record.recall["recall"] >= 0.8
+    first, second = (i.search_slide("B1", k=5, exclude_slides=["A2"]) for i in (built, opened))
+    assert first.slides == ("A1", "C1")
+    for table in ("slide_SK", "spot_SK", "distance_SK"):
+        assert np.array_equal(getattr(first, table), getattr(second, table))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_slide_touches_its_own_piece_alone(store, kind):
+    before = build(store, kind, min_recall=0.5).record
+    put(store, "D1")
+    after = build(store, kind, min_recall=0.5).record
+    assert after.arrays == before.arrays
+    assert {n: p for n, p in after.pieces.items() if n != "D1"} == before.pieces
+    put(store, "B1", seed=9)
+    changed = build(store, kind, min_recall=0.5).record
+    same = {n for n in changed.pieces if changed.pieces[n] == after.pieces[n]}
+    assert same == {"A1", "A2", "C1", "D1"}
+
+
+def test_a_slide_taken_out_is_never_found_again(store):
+    build(store, "ivf", min_recall=0.5)
+    remove_slides(open_cohort(store.path), "tiny", ["A1"])
+    opened = open_index(open_cohort(store.path), embedding="tiny")
+    assert opened.search_slide("B1", k=5, exclude_slides=()).slides == ("A2", "C1")
+
+
+def test_too_little_recall_is_refused_with_what_to_change(store):
+    with pytest.raises(MismatchError, match=r"finds \d\.\d+ .*--min-recall.*use `--kind ivf`"):
+        build(store, "ivfpq", min_recall=1.01)
+    assert store.head.indexes == {}
+
+
+def test_recall_is_measured_again_on_an_open_index(store):
+    built = build(store, "ivf", min_recall=0.5)
+    measured = measure_recall(built, n_queries=400)
+    assert measured.recall == pytest.approx(built.record.recall["recall"], abs=1e-4)
+    assert measured.n_queries == built.record.recall["n_queries"]
+    exact = build_index(open_cohort(store.path), embedding="tiny", name="exact", kind="flat")
+    assert measure_recall(exact, n_queries=50).recall == 1
+
+
+def test_too_few_spots_are_refused(store, monkeypatch):
+    monkeypatch.setattr(training, "FEWEST_SPOTS", 10_000)
+    with pytest.raises(MismatchError, match="too few for `--kind ivf`"):
+        build(store, "ivf")
+
+
+def test_no_approximate_kind_knows_l1(store):
+    with pytest.raises(MismatchError, match="cannot be had for l1"):
+        build(store, "hnsw", metric="l1")
+
+
+@pytest.mark.parametrize("spoil", ["levels", "far link", "high link", "short"])
+def test_a_graph_that_leads_out_of_its_slide_is_refused(spoil):
+    vectors_SD = draw_vectors("A1", 300)
+    arrays = encode_graph(vectors_SD, metric="l2")
+    low = int(np.argmin(arrays["levels"]))
+    if spoil == "levels":
+        arrays["levels"][3] = 99
+    elif spoil == "far link":
+        arrays["links"][5] = 300
+    elif spoil == "high link":
+        top = int(np.argmax(arrays["levels"]))
+        start = int(np.sum(32 + 32 * arrays["levels"][:top]))
+        arrays["links"][start + 64] = low
+    else:
+        arrays["links"] = arrays["links"][:-1]
+    with pytest.raises(DamagedStoreError, match="do not fit its spots"):
+        restore_graph(arrays, vectors_SD, metric="l2")
+
+
+@pytest.mark.parametrize(
+    "wanted", [{"shape": (4, 3), "dtype": "<f4"}, {"shape": (3, 4), "dtype": "<i4"}], ids=str
+)
+def test_an_array_of_another_form_is_refused_before_it_is_read(store, wanted):
+    digest = write_array(store, "tiny", np.ones((3, 4), np.float32))
+    assert read_array(store, "tiny", digest, shape=(None, 4), dtype="<f4").sum() == 12
+    with pytest.raises(DamagedStoreError, match="expected"):
+        read_array(store, "tiny", digest, **wanted)
+
+
+@pytest.mark.parametrize("content", [b"no array", b"\x80\x04pickle"], ids=str)
+def test_bytes_that_are_no_array_are_refused(store, content):
+    digest = store.put_blob(lambda d: layout.index_part_key("tiny", d), content)
+    with pytest.raises(DamagedStoreError, match="cannot be read"):
+        read_array(store, "tiny", digest, shape=(None,), dtype="<f4")
+
+
+def test_lists_beyond_those_there_are_are_refused(store):
+    record = build(store, "ivf", min_recall=0.5).record
+    strange = write_array(store, "tiny", np.full(SIZES["A1"], 10**6, np.int32))
+    pieces = {**record.pieces, "A1": {"lists": strange}}
+    cohort = open_cohort(store.path)
+    with pytest.raises(DamagedStoreError, match="names lists beyond its"):
+        training.open_trained(
+            cohort,
+            "tiny",
+            training.replace(record, pieces=pieces),
+            lambda name: cohort[name].read_embedding("tiny"),
+        )
