@@ -29,8 +29,12 @@ def index_keys(store: Store, commit: Commit) -> dict[str, str]:
     for name, digest in commit.indexes.items():
         keys[layout.index_key(name, digest)] = digest
         record = store.read_document(partial(layout.index_key, name), digest)
-        for part in dict(record.get("parts") or {}).values():
-            keys[layout.index_part_key(name, str(part))] = str(part)
+        try:
+            arrays = [record["arrays"], *record["pieces"].values()]
+            parts = [str(part) for named in arrays for part in named.values()]
+        except (KeyError, AttributeError) as error:
+            raise DamagedStoreError(f"the record of index {name!r} is none: {error}") from None
+        keys.update({layout.index_part_key(name, part): part for part in parts})
     return keys
 
 
