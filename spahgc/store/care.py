@@ -101,7 +101,7 @@ def _commit_problems(store: Store, number: int) -> Iterator[str]:
         if store.read_commit(number) is None:
             yield f"{key} is missing"
     except DamagedStoreError as error:
-        yield f"{key}: {error}"
+        yield str(error)
 
 
 def _misnamed(store: Store) -> Iterator[str]:

@@ -75,6 +75,7 @@ class Commit:
     @classmethod
     def parse(cls, text: bytes, *, number: int, read: Callable[[str], Mapping[str, Any]]) -> Self:
         """Read one commit document; ``number`` is the one in its key."""
+        key = layout.commit_key(number)
         try:
             document = json.loads(text)
             document.pop("digest")
@@ -82,9 +83,9 @@ class Commit:
             commit = cls(**document, slides=Catalogue(pages, read))
             _check(commit, pages)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise DamagedStoreError(f"commit {number} cannot be read: {error}") from None
+            raise DamagedStoreError(f"{key} cannot be read: {error}") from None
         if text != _spell({**json.loads(text), "digest": _digest(text)}) or commit.number != number:
-            raise DamagedStoreError(f"commit {number} is damaged: its digest is another one")
+            raise DamagedStoreError(f"{key} is damaged: its digest is another one")
         return commit
 
     def serialise(self, pages: Mapping[str, PageRecord]) -> bytes:
@@ -121,6 +122,16 @@ class Store:
             raise StoreError(f"{self.where} is no folder of this machine")
         return self.location.folder
 
+    def path_of(self, key: str) -> Path:
+        """Give the path of a key of a store on this machine.
+
+        Raises
+        ------
+        StoreError
+            If the store lies elsewhere, or a link leads out of it.
+        """
+        return self.location.path_of(key)
+
     @property
     def head(self) -> Commit:
         """The newest commit, read afresh: without listing, so that any web server will do."""
@@ -128,7 +139,8 @@ class Store:
         commit = Commit() if number == 0 else self.read_commit(number)
         if commit is None:
             raise DamagedStoreError(
-                f"{self.where}: commit {number} is missing, though {layout.NEWEST} names it"
+                f"{self.where}: {layout.commit_key(number)} is missing, though "
+                f"{layout.NEWEST} names it"
             )
         while (later := self.read_commit(commit.number + 1)) is not None:
             commit = later
@@ -265,7 +277,7 @@ class Store:
             number = json.loads(self.location.read(layout.NEWEST))["number"]
         except FileNotFoundError:
             return 0
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             number = None
         if not isinstance(number, int) or number < 1:
             raise DamagedStoreError(
@@ -292,6 +304,9 @@ def _check(commit: Commit, pages: Mapping[str, PageRecord]) -> None:
         raise ValueError("it names what is no sha256")
     for name in commit.indexes:
         layout.check_embedding_name(name)
+    datetime.fromisoformat(commit.made_at)
+    if not isinstance(commit.message, str) or not isinstance(commit.made_by, str):
+        raise TypeError("its message is no text")
 
 
 def _digest(text: bytes) -> str:

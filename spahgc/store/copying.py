@@ -245,7 +245,7 @@ def _bring_slide(plan: Plan, store: Store, advance: Advance) -> None:
         staged = f"{layout.STAGING}/copy~{slide.name}~{digest[:16]}"
         _fetch(store, staged, read, manifest.files)
         store.location.put(f"{staged}/{layout.ROOT_DOCUMENT}", manifest.spell_group())
-        group = place_folder(store, slide.name, store.path / staged, manifest, digest)
+        group = place_folder(store, slide.name, store.path_of(staged), manifest, digest)
     entry = replace(
         slide.entry,
         group=group,
@@ -279,11 +279,11 @@ def _bring_folder(
     store: Store, place: str, read: Callable[[str], bytes], member: Manifest, *, digest: str
 ) -> None:
     """Fill a folder that is there whole or not at all."""
-    target = store.path / place
+    target = store.path_of(place)
     if not target.exists():
         staged = f"{layout.STAGING}/copy~{place.replace('/', '~')}~{digest[:16]}"
         _fetch(store, staged, read, member.files)
-        (store.path / staged).rename(target)
+        store.path_of(staged).rename(target)
         sync_folder(target.parent)
     elif Manifest.of_array(store.location, place) != member:  # else of a copy that was killed
         raise CommitConflictError(

@@ -139,7 +139,7 @@ class EmbeddingDraft:
 
     def _is_placed(self) -> bool:
         if self._location.folder is not None:  # moved in one step
-            return (self.slide.store.path / self._place).exists()
+            return self.slide.store.path_of(self._place).exists()
         n_shards = -(-self._shape[0] // SHARD_ROWS)
         return sum(1 for _ in self._location.list_files(self._place)) == n_shards + 1
 
@@ -196,8 +196,8 @@ class EmbeddingDraft:
             )
 
     def _rename(self) -> None:
-        root = self.slide.store.path
-        staged, place = root / self._staging, root / self._place
+        store = self.slide.store
+        staged, place = store.path_of(self._staging), store.path_of(self._place)
         for leftover in staged.rglob(".*"):  # of a writer that was killed
             leftover.unlink(missing_ok=True)
         sync_tree(staged)

@@ -1,6 +1,7 @@
 """What a commit knows of a slide, and the pages that keep a thousand of them quick to open."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Final, Self
 
-from spahgc.errors import DamagedStoreError, SlideFormatError
+from spahgc.errors import DamagedStoreError
 from spahgc.store import layout
 
 PAGES: Final = 64
@@ -82,7 +83,7 @@ class SlideEntry:
             entry = cls(**document)
             layout.check_slide_name(name)
             entry._check()
-        except (TypeError, ValueError, AttributeError, SlideFormatError) as error:
+        except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise DamagedStoreError(
                 f"the entry of slide {name[:80]!r} is refused: {error}"
             ) from None
@@ -99,8 +100,19 @@ class SlideEntry:
         for embedding in (*self.encoders, *self.licences):
             layout.check_embedding_name(embedding)
         for count in (self.n_spots, self.n_genes, self.n_bytes):
-            if not 0 <= int(count) < 2**63 or count != int(count):
+            if not isinstance(count, int) or not 0 <= count < 2**63:
                 raise ValueError(f"{count!r} is no count")
+        self._check_words()
+
+    def _check_words(self) -> None:
+        optional = (self.patient, self.image, self.counts_digest, self.image_digest)
+        facts = (*self.licences.values(), *self.about, *self.about.values())
+        for word in (self.platform, *facts, *(word for word in optional if word is not None)):
+            if not isinstance(word, str):
+                raise TypeError(f"{str(word)[:80]} is no word")
+        scale = self.microns_per_pixel
+        if scale is not None and not (isinstance(scale, int | float) and math.isfinite(scale)):
+            raise ValueError(f"{str(scale)[:80]!r} is no scale")
 
 
 class Catalogue(Mapping[str, SlideEntry]):

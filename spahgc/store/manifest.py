@@ -28,6 +28,17 @@ class FileRecord:
     files that end in their own, as shards do, it is the same for all.)"""
 
     @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> Self:
+        """Take one record apart; anything but a size and two digests is a `ValueError`."""
+        record = cls(**document)
+        digests = (record.sha256, record.xxh3)
+        if not isinstance(record.size, int) or record.size < 0:
+            raise ValueError(f"{str(record.size)[:80]!r} is no size")
+        if not all(isinstance(digest, str) for digest in digests):
+            raise ValueError(f"{str(digests)[:80]} are no digests")
+        return record
+
+    @classmethod
     def of(cls, content: bytes) -> Self:
         """Describe one file."""
         return cls(
@@ -96,7 +107,7 @@ class Manifest:
         """
         try:
             files = {
-                check_key(key, where="a manifest"): FileRecord(**record)
+                check_key(key, where="a manifest"): FileRecord.parse(record)
                 for key, record in document["files"].items()
             }
             documents = {key: dict(member) for key, member in document["documents"].items()}

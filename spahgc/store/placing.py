@@ -28,7 +28,7 @@ def lock_slide(store: Store, name: str) -> BaseFileLock | nullcontext[None]:
     """Tell a folder that a killed writer left from one that is about to be committed."""
     if store.location.folder is None:
         return nullcontext()  # claims do it there
-    return FileLock(store.path / layout.STAGING / f"{name}.lock")
+    return FileLock(store.path_of(f"{layout.STAGING}/{name}.lock"))
 
 
 def place_folder(store: Store, name: str, folder: Path, manifest: Manifest, digest: str) -> str:
@@ -52,8 +52,8 @@ def place_folder(store: Store, name: str, folder: Path, manifest: Manifest, dige
         return upload_group(store, name, read, manifest, digest)
     sync_tree(folder)
     group = _free_folder(store, name)
-    folder.rename(store.path / group)
-    sync_folder(store.path / layout.TABLES)
+    folder.rename(store.path_of(group))
+    sync_folder(store.path_of(layout.TABLES))
     return group
 
 
@@ -127,10 +127,10 @@ def _read_claim(location: Location, claim: str) -> str | None:
 
 def _free_folder(store: Store, name: str) -> str:
     for group in _candidates(name):
-        if not (store.path / group).exists():
+        if not store.path_of(group).exists():
             return group
         if _was_never_committed(store, group):
-            shutil.rmtree(store.path / group)
+            shutil.rmtree(store.path_of(group))
             return group
     raise AssertionError  # pragma: no cover  the candidates never end
 

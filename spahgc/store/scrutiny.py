@@ -52,7 +52,7 @@ def check_manifest(manifest: Manifest, entry: SlideEntry) -> None:
         try:
             if document["node_type"] == "array":
                 _check_array(document, *n_files.get(key, (0, 0)))
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise DamagedStoreError(f"{key} is refused: {error}") from None
     _check_lengths(manifest, entry)
 

@@ -11,6 +11,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import zarr
+from anndata._io.specs.registry import IORegistryError
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
@@ -22,6 +23,12 @@ from spahgc.store.committed import open_array, open_group, read_array
 from spahgc.store.entries import SlideEntry
 from spahgc.store.manifest import Manifest
 from spahgc.store.scrutiny import check_manifest
+
+_UNREADABLE = (
+    *(ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError),
+    *(ValueError, IORegistryError),
+)
+"""What AnnData and Zarr raise where attributes or bytes are not what they should be."""
 
 
 class StoredSlide:
@@ -57,7 +64,9 @@ class StoredSlide:
     @cached_property
     def record(self) -> dict[str, Any]:
         """What is known of the slide beside its arrays: image, scale, findings, who made it."""
-        record: dict[str, Any] = json.loads(str(self._read(layout.RECORD)))
+        text = str(self._read(layout.RECORD))
+        with self._damage_of(layout.RECORD):
+            record = dict(json.loads(text))
         return {**record, "patient": self.entry.patient, **self.entry.about}
 
     @property
@@ -141,8 +150,12 @@ class StoredSlide:
 
     def embedding_record(self, name: str) -> dict[str, Any]:
         """Say what made an embedding: ``fingerprint``, its digest, the spots it was made for."""
-        record: Any = self.open_embedding(name).attrs[layout.STORE_ATTRIBUTE]
-        return dict(record)
+        attributes: Any = self.open_embedding(name).attrs
+        with self._damage_of(f"{layout.EMBEDDINGS}/{name}"):
+            record = dict(attributes[layout.STORE_ATTRIBUTE])
+            if not isinstance(record["obs_names"], str):
+                raise TypeError("its record names no spots")
+        return record
 
     def read_thumbnail(self, name: str = "hires") -> Thumbnail | None:
         """Read the ``hires`` or ``lowres`` picture of the whole slide, if there is one."""
@@ -177,7 +190,7 @@ class StoredSlide:
     def _damage_of(self, key: str) -> Iterator[None]:
         try:
             yield
-        except (KeyError, ValueError, RuntimeError) as error:
+        except _UNREADABLE as error:
             raise DamagedStoreError(
                 f"slide {self.name}: {key} cannot be read ({_first_line(error)}); "
                 "`spahgc store verify --deep` lists all damage"

@@ -137,7 +137,7 @@ def commit_slide(
         if is_committed:
             release_claim(store, entry.group)
         elif store.location.folder is not None:
-            shutil.rmtree(store.path / entry.group, ignore_errors=True)
+            shutil.rmtree(store.path_of(entry.group), ignore_errors=True)
     return is_committed
 
 
@@ -179,7 +179,7 @@ def _staging_folder(store: Store) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="spahgc-") as folder:
             yield Path(folder)
     else:
-        folder_of_store = store.path / layout.STAGING
+        folder_of_store = store.path_of(layout.STAGING)
         folder_of_store.mkdir(exist_ok=True)
         yield folder_of_store
 

@@ -34,6 +34,13 @@ class FolderLocation(Location):
         """The folder."""
         return self._path
 
+    def path_of(self, key: str) -> Path:
+        """Give the path of a key, links in it refused."""
+        path = self._real / check_key(key, where=self.where)
+        if os.path.realpath(path) != str(path):
+            raise DamagedStoreError(f"{self.where}: {key} is refused: a link leads elsewhere")
+        return path
+
     def exists(self) -> bool:
         """Whether the folder is there."""
         return self._path.exists()
@@ -67,7 +74,7 @@ class FolderLocation(Location):
 
     def list_files(self, prefix: str) -> Iterator[Found]:
         """Give every file below the folder ``prefix``, in no order; none if it is not there."""
-        for parent, _, names in os.walk(self._inside(prefix)):
+        for parent, _, names in os.walk(self.path_of(prefix)):
             for name in names:
                 path = Path(parent) / name
                 try:
@@ -79,13 +86,13 @@ class FolderLocation(Location):
 
     def put(self, key: str, content: bytes) -> None:
         """Write one file whole, in the place of what was there."""
-        path = self._inside(key)
+        path = self.path_of(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, content)
 
     def put_if_absent(self, key: str, content: bytes) -> bool:
         """Write one file whole unless there is one of that key; tell whether it was written."""
-        path = self._inside(key)
+        path = self.path_of(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         write_durably(unfinished, content)
@@ -98,7 +105,7 @@ class FolderLocation(Location):
     def delete(self, keys: Iterable[str]) -> None:
         """Remove files, and the folders that they leave empty."""
         for key in keys:
-            path = self._inside(key)
+            path = self.path_of(key)
             path.unlink(missing_ok=True)
             self._prune(path.parent)
 
@@ -111,15 +118,9 @@ class FolderLocation(Location):
             folder = folder.parent
 
     def _file(self, key: str) -> Path:
-        path = self._inside(key)
+        path = self.path_of(key)
         if not path.is_file():
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
-        return path
-
-    def _inside(self, key: str) -> Path:
-        path = self._real / check_key(key, where=self.where)
-        if os.path.realpath(path) != str(path):
-            raise DamagedStoreError(f"{self.where}: {key} is refused: a link leads elsewhere")
         return path
 
 

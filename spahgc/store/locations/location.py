@@ -56,6 +56,10 @@ class Location(ABC):
         """The local folder that this location is, or None."""
         return None
 
+    def path_of(self, key: str) -> Path:
+        """Give the path of a key in a local folder, links in it refused."""
+        raise StoreError(f"{self.where} is no folder of this machine, so {key} has no path")
+
     @abstractmethod
     def exists(self) -> bool:
         """Whether there is anything here."""
