@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -60,7 +60,7 @@ def build_known(known: KnownEncoder, weights: Path | None) -> Network:
     """
     arguments = dict(known.arguments)
     if weights is not None:
-        network = _create(known.architecture, arguments)
+        network = _create_empty(known.architecture, arguments)
         _fill(network, read_weights(weights), str(weights))
         source = f"file {weights.name}"
     elif known.repository is None:
@@ -71,7 +71,7 @@ def build_known(known: KnownEncoder, weights: Path | None) -> Network:
     else:
         theirs = _arguments_of(known.repository)
         arguments |= {k: v for k, v in theirs.items() if k in arguments and k not in known.card}
-        network, source = _from_hub(known.repository, arguments)
+        network, source = _from_hub(known.repository, arguments, create=_create_empty)
     if weights is not None or known.trusts_card:
         (mean, std), input_px = known.normalisation, known.input_px
     else:
@@ -104,7 +104,7 @@ def build_any(name: str, weights: Path | None) -> Network:
     if repository.startswith(HUB_PREFIX):
         repository = repository.removeprefix(HUB_PREFIX)
         arguments = _arguments_of(repository)
-        network, source = _from_hub(repository, {}, weights)
+        network, source = _from_hub(repository, {}, create=_create, weights=weights)
     elif weights is not None:
         network = _create(name, {})
         _fill(network, read_weights(weights), str(weights))
@@ -146,11 +146,15 @@ def build_lite0() -> Network:
 
 
 def _from_hub(
-    repository: str, arguments: Mapping[str, Any], weights: Path | None = None
+    repository: str,
+    arguments: Mapping[str, Any],
+    *,
+    create: Callable[[str, Mapping[str, Any]], nn.Module],
+    weights: Path | None = None,
 ) -> tuple[nn.Module, str]:
     folder = fetch_file(repository, (CONFIGURATION,)).parent
     path = weights or fetch_file(repository, WEIGHTS)
-    network = _create(f"local-dir:{folder}", arguments)
+    network = create(f"local-dir:{folder}", arguments)
     _fill(network, read_weights(path), repository if weights is None else str(weights))
     if weights is not None:
         return network, f"file {weights.name}"
@@ -193,6 +197,15 @@ def _create(name: str, arguments: Mapping[str, Any]) -> nn.Module:
             f"timm {timm.__version__} cannot build {name} ({error}): `pip install --upgrade timm`"
         ) from error
     return network
+
+
+def _create_empty(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Build a network whose parameters are all going to be read; drawing them takes far longer."""
+    with torch.device("meta"):
+        network = _create(name, arguments)
+    if {key for key, _ in network.named_buffers()} - network.state_dict().keys():
+        return _create(name, arguments)  # it computes more than its weights file holds
+    return network.to_empty(device="cpu")
 
 
 def _check_name(name: str) -> None:
