@@ -251,7 +251,13 @@ def _freeze(built: Network, *, name: str, device: torch.device, precision: Preci
 @torch.inference_mode()
 def _measure(network: nn.Module, *, name: str, input_px: int, device: torch.device) -> int:
     """Find D by embedding one black patch."""
-    given = network(torch.zeros(1, 3, input_px, input_px, device=device))
+    try:
+        given = network(torch.zeros(1, 3, input_px, input_px, device=device))
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise EncoderError(
+            f"encoder {name!r} cannot embed a patch of {input_px} px on {device}: {reason}"
+        ) from error
     if not isinstance(given, Tensor) or given.ndim != 2 or len(given) != 1:
         shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
         raise EncoderError(f"encoder {name!r} gives {shape} for one patch, not one vector (1, D)")

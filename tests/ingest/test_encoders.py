@@ -445,6 +445,7 @@ def test_a_plugin_that_returns_no_network_is_told_what_to_return(packages):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
+        pytest.param("torch.nn.Linear(7, 2)", "'mylab' cannot embed a patch of 64 px", id="size"),
         pytest.param("torch.nn.Conv2d(3, 2, 8)", r"gives \(1, 2, 57, 57\) for one", id="maps"),
         pytest.param(
             "torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Softmax(1), torch.nn.Threshold(1, "
