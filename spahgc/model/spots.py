@@ -46,6 +46,12 @@ class SlideSpots:
     log_depth_S: NDArray[np.float64] | None = None
     """(S,) log1p of the spot's total count."""
 
+    genes: tuple[str, ...] | None = None
+    """G gene ids, in the order of ``expression_SG``; None where nobody said."""
+
+    fingerprint: str | None = None
+    """Digest of how the embeddings were made; None where nobody said."""
+
 
 def read_spots(
     slide: StoredSlide, *, embedding: str, panel: GenePanel, target_sum: float
@@ -84,6 +90,8 @@ def read_spots(
         near_SQ=nearest_others(slide.centers, N_NEAR),
         expression_SG=expression_SG,
         log_depth_S=depth_S,
+        genes=panel.genes,
+        fingerprint=slide.entry.encoders[embedding],
     )
 
 

@@ -13,7 +13,8 @@ import pandas as pd
 from torch_geometric.data import HeteroData
 
 from spahgc.model.expression import GenePanel, choose_panel
-from spahgc.model.graph import GraphConfig, build_graph
+from spahgc.model.graph import GraphConfig
+from spahgc.model.graph_cache import cached_graph
 from spahgc.model.spots import SlideSpots, read_spots
 from spahgc.store.cohort import Cohort
 from spahgc.store.index import Neighbors, ReferenceIndex
@@ -67,9 +68,13 @@ class TeachingSet:
 
         A slide that `groups` does not know, such as a new image, borrows from all of them.
         """
-        neighbors = self.search(target, k=self.graph_config.n_refer)
-        references = {name: self.spots[name] for name in self.among(target)}
-        return build_graph(target, neighbors, references, config=self.graph_config)
+        return cached_graph(
+            target,
+            {name: self.spots[name] for name in self.among(target)},
+            lambda: self.search(target, k=self.graph_config.n_refer),
+            config=self.graph_config,
+            searched_in=f"{self.index.record.kind} {self.index.record.metric}",
+        )
 
     def among(self, target: SlideSpots) -> list[str]:
         """Name the training slides that a slide may borrow from."""

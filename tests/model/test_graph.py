@@ -1,13 +1,15 @@
 """The graph beside one built slowly, pair by pair, from the definition of its edges."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from spahgc.errors import MismatchError
-from spahgc.model.graph import GraphConfig, build_graph, edges_of, tensors_of
+from spahgc.model.graph import GraphConfig, build_graph, edges_of, hexagonal_rings, tensors_of
 from spahgc.model.spots import SlideSpots, nearest_others
 from spahgc.schema import CLOSE, NEAR, REFER, REFERENCE, TARGET
 from spahgc.store.index import Neighbors, ReferenceIndex
@@ -166,6 +168,96 @@ def test_the_slide_itself_is_refused_as_a_reference():
     references = {"A": target, "B": draw_spots("B", 9)}
     with pytest.raises(MismatchError, match="slide A cannot be a reference of itself"):
         build_graph(target, find(target, references, 7), references, config=GraphConfig())
+
+
+def test_a_slide_that_answered_is_refused_as_a_target():
+    target, references = draw_spots("A", 5), {"B": draw_spots("B", 9)}
+    found = find(draw_spots("C", 5), {"A": draw_spots("A", 5), **references}, 7)
+    with pytest.raises(MismatchError, match="slide A cannot be a reference of itself"):
+        build_graph(target, found, references, config=GraphConfig())
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "message"),
+    [
+        ({"fingerprint": "1"}, {"fingerprint": "2"}, "embedded in different ways"),
+        ({"genes": ("G1", "G2", "G3")}, {"genes": ("G1", "G3", "G2")}, "in another order"),
+    ],
+    ids=["fingerprint", "genes"],
+)
+def test_slides_that_do_not_fit_together_are_refused(own, other, message):
+    target = replace(draw_spots("A", 5), **own)
+    references = {"B": replace(draw_spots("B", 9), **other)}
+    with pytest.raises(MismatchError, match=message):
+        build_graph(target, find(target, references, 7), references, config=GraphConfig())
+
+
+def test_a_reference_without_a_gene_of_the_panel_is_refused():
+    target, reference = draw_spots("A", 5), draw_spots("B", 9)
+    reference.expression_SG[:, 1] = np.nan
+    found = find(target, {"B": reference}, 7)
+    with pytest.raises(MismatchError, match="slide B does not list every gene"):
+        build_graph(target, found, {"B": reference}, config=GraphConfig())
+
+
+def hexagonal_lattice(n_rows, n_columns):
+    row, column = np.divmod(np.arange(n_rows * n_columns), n_columns)
+    return np.stack([100.0 * column + 50.0 * (row % 2), 100.0 * row * 3**0.5 / 2], axis=1)
+
+
+@pytest.mark.parametrize("n_rings", [1, 2, 3])
+def test_rings_are_the_steps_it_takes_on_the_lattice(n_rings):
+    centers_S2 = np.delete(hexagonal_lattice(9, 8), [0, 20, 41], axis=0)  # with gaps
+    far_SS = np.linalg.norm(centers_S2[:, None] - centers_S2[None], axis=2)
+    row_S, column_S = (centers_S2[:, 1] / (50 * 3**0.5)).round(), centers_S2[:, 0] / 50
+    rows_SS = np.abs(row_S[:, None] - row_S[None])
+    halves_SS = np.abs(column_S[:, None] - column_S[None]).round()
+    steps_SS = rows_SS + np.maximum(0, (halves_SS - rows_SS) / 2)
+    table_SQ = hexagonal_rings(centers_S2, n_rings)
+    assert table_SQ.shape[1] == 3 * n_rings * (n_rings + 1)
+    for spot, found in enumerate(table_SQ):
+        expected = np.flatnonzero((steps_SS[spot] <= n_rings) & (steps_SS[spot] > 0))
+        assert sorted(found[found >= 0]) == sorted(expected)
+        assert (np.diff(far_SS[spot, found[found >= 0]]) > -1e-6).all()
+
+
+def test_a_border_spot_has_fewer_in_its_ring_than_nearest():
+    target = draw_spots("A", 30)
+    object.__setattr__(target, "centers_S2", hexagonal_lattice(5, 6))
+    references = {"B": draw_spots("B", 9)}
+    graph = build_graph(
+        target, find(target, references, 7), references, config=GraphConfig(n_rings=1)
+    )
+    assert (graph[TARGET].near >= 0).sum(dim=1).min() == 2  # a corner
+    assert (graph[TARGET].near >= 0).sum(dim=1).max() == 6
+    with pytest.raises(MismatchError, match="4 rings"):
+        hexagonal_rings(target.centers_S2, 4)
+
+
+@pytest.mark.real
+def test_edges_on_real_slides_are_those_of_the_definition(real_slides):
+    study = real_slides / "her2st"
+    slides = {}
+    for name in ("C2", "C3", "C4"):
+        counts = pd.read_csv(study / f"ST-cnts/{name}.tsv.gz", sep="\t", index_col=0)
+        places = np.array([[float(n) for n in spot.split("x")] for spot in counts.index])
+        common = counts[["GAPDH", "ACTB", "ERBB2", "CD74", "B2M"]].to_numpy(np.float32)
+        slides[name] = replace(
+            draw_spots(name, len(counts)),
+            embedding_SD=np.log1p(counts.to_numpy(np.float32)[:, :40]) + 0.1,
+            centers_S2=places,
+            near_SQ=nearest_others(places, 6),
+            expression_SG=np.log1p(common),
+        )
+    target = slides.pop("C2")
+    graph = build_graph(target, find(target, slides, 7), slides, config=GraphConfig())
+    chosen = naive_refer(target, slides, 7)
+    nodes = sorted({pair for pairs in chosen for pair in pairs})
+    refer = received(graph, REFER, len(target.spot_names))
+    assert [[nodes[sender] for sender in senders] for senders in refer] == chosen
+    assert_nearest(received(graph, NEAR, len(refer)), target.centers_S2, 6)
+    joint = [[*slides[n].embedding_SD[s], *slides[n].expression_SG[s]] for n, s in nodes]
+    assert_nearest(received(graph, CLOSE, len(nodes)), joint, 3)
 
 
 def test_a_graph_without_any_reference_is_refused():

@@ -7,6 +7,7 @@ from spahgc.store.index.neighbors import Neighbors, merge_neighbors
 from spahgc.store.index.recall import MeasuredRecall, measure_recall
 from spahgc.store.index.records import IndexRecord, read_record, remove_index, stale_slides
 from spahgc.store.index.reference import ReferenceIndex
+from spahgc.store.index.within import nearest_within
 
 __all__ = [
     "FAISS_VERSION",
@@ -19,6 +20,7 @@ __all__ = [
     "build_index",
     "measure_recall",
     "merge_neighbors",
+    "nearest_within",
     "open_index",
     "read_record",
     "remove_index",

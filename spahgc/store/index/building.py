@@ -14,7 +14,6 @@ from spahgc.store.index.distances import Metric, prepare
 from spahgc.store.index.records import IndexRecord, Kind, check_fresh, commit_record, read_record
 from spahgc.store.index.reference import ReferenceIndex
 from spahgc.store.index.shares import Read
-from spahgc.store.index.trained import TrainedIndex
 from spahgc.store.index.training import build_trained, open_trained
 
 FLAT_UP_TO: Final = 200_000
@@ -82,11 +81,12 @@ def build_index(
     if record.kind == "flat":
         for slide in names:  # zero vectors are refused now, not in the middle of a run
             _vectors_of(cohort, record)(slide)
-        return _index_over(cohort, commit_record(cohort, name, record))
+        return ReferenceIndex(cohort, commit_record(cohort, name, record))
     kept = None if retrain else _kept(cohort, name, record)
     read = _vectors_of(cohort, record)
     built = build_trained(cohort, name, record, read, kept=kept, min_recall=min_recall)
-    return _index_over(cohort, commit_record(cohort, name, built.record), built.trained)
+    committed = commit_record(cohort, name, built.record)
+    return ReferenceIndex(cohort, committed, trained=built.trained)
 
 
 def _choose_kind(kind: Kind | Literal["auto"], metric: Metric, n_spots: int) -> Kind:
@@ -168,30 +168,9 @@ def open_index(
         )
     check_fresh(cohort, name, record)
     if record.kind == "flat":
-        return _index_over(cohort, record)
+        return ReferenceIndex(cohort, record)
     trained = open_trained(cohort, name, record, _vectors_of(cohort, record))
-    return _index_over(cohort, record, trained)
-
-
-def _index_over(
-    cohort: Cohort, record: IndexRecord, trained: TrainedIndex | None = None
-) -> ReferenceIndex:
-    def read(name: str) -> NDArray[np.float32]:
-        made = cohort[name].entry.encoders.get(record.embedding)
-        if made not in {None, record.fingerprint}:
-            raise MismatchError(
-                f"slide {name} has embeddings {record.embedding!r} made in another way than those "
-                "of the index (weights, patch or precision); embed it again"
-            )
-        return cohort[name].read_embedding(record.embedding)
-
-    return ReferenceIndex(
-        record,
-        read,
-        patients=cohort.patients(cohort.slides),
-        trained=trained,
-        rebuild=f"run `spahgc index build --store {cohort.where} --encoder {record.embedding}`",
-    )
+    return ReferenceIndex(cohort, record, trained=trained)
 
 
 def remove_slides(cohort: Cohort, name: str, slides: Collection[str]) -> IndexRecord:

@@ -1,22 +1,22 @@
 """Find the spots of other slides that look most like a given one."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spahgc.errors import MismatchError, ProtocolError
+from spahgc.errors import MismatchError, MissingError, ProtocolError
+from spahgc.store.cohort import Cohort
 from spahgc.store.index.distances import Metric, prepare
 from spahgc.store.index.exact import search_exactly
 from spahgc.store.index.neighbors import Candidates, Neighbors
 from spahgc.store.index.pieces import Piece
 from spahgc.store.index.records import IndexRecord
+from spahgc.store.index.shares import Read
 from spahgc.store.index.trained import TrainedIndex
 from spahgc.store.splits import UNKNOWN
-
-Read = Callable[[str], NDArray[np.float32]]
-"""Gives the (S, D) embeddings of a slide by its name."""
 
 
 class ReferenceIndex:
@@ -28,33 +28,34 @@ class ReferenceIndex:
 
     def __init__(
         self,
+        cohort: Cohort | None,
         record: IndexRecord,
-        read: Read,
         *,
-        patients: Mapping[str, str | None],
+        read: Read | None = None,
+        patients: Mapping[str, str | None] | None = None,
         trained: TrainedIndex | None = None,
-        rebuild: str = "build it anew",
     ) -> None:
-        """Use `build_index`, `open_index` or `ReferenceIndex.of_vectors`.
+        """Use `build_index`, `open_index` or `ReferenceIndex.of_vectors` where they will do.
 
         Parameters
         ----------
+        cohort
+            The store; None where ``read`` and ``patients`` say all.
         record
             Which slides, and how they are compared.
         read
-            Reads a slide's embeddings.
+            Reads a slide's vectors; by default the embedding on record.
         patients
-            Of every slide that may be named in an exclusion, None where unknown.
+            Of every slide that may be named in an exclusion, None where unknown; by default as
+            the store has it.
         trained
             What an approximate kind has learned; None for ``flat``.
-        rebuild
-            What to do about a slide that is missing, for messages.
         """
         self.record = record
-        self._read = read
-        self._patients = patients
+        self._cohort = cohort
+        self._read = read or self._read_embedding
+        self._known_patients = patients
         self._trained = trained
-        self._rebuild = rebuild
         self._pieces: dict[str, Piece] = {}
 
     @classmethod
@@ -83,7 +84,7 @@ class ReferenceIndex:
             metric=metric,
         )
         known = {**dict.fromkeys(vectors), **(patients or {})}
-        return cls(record, vectors.__getitem__, patients=known)
+        return cls(None, record, read=vectors.__getitem__, patients=known)
 
     def search(
         self,
@@ -179,9 +180,10 @@ class ReferenceIndex:
         names = set(self.record.slides if only_slides is None else only_slides) - hidden
         missing = sorted(names - set(self.record.slides))
         if missing:
+            place = "" if self._cohort is None else f" --store {self._cohort.where}"
             raise MismatchError(
                 f"the index over {self.record.embedding!r} lacks {', '.join(missing)}; "
-                f"{self._rebuild}"
+                f"run `spahgc index build{place}`"
             )
         return tuple(sorted(names))
 
@@ -201,6 +203,23 @@ class ReferenceIndex:
             return self._trained.search(query_SD, names, k=k)
         pieces = [self.piece(name) for name in names]
         return search_exactly(query_SD, pieces, k=k, metric=self.record.metric)
+
+    @cached_property
+    def _patients(self) -> Mapping[str, str | None]:
+        if self._known_patients is not None or self._cohort is None:
+            return self._known_patients or {}
+        return self._cohort.patients(self._cohort.slides)
+
+    def _read_embedding(self, slide: str) -> NDArray[np.float32]:
+        if self._cohort is None:
+            raise MissingError(f"no vectors of slide {slide} are at hand")
+        stored, name = self._cohort[slide], self.record.embedding
+        if stored.entry.encoders.get(name) not in {None, self.record.fingerprint}:
+            raise MismatchError(
+                f"slide {slide} has embeddings {name!r} made in another way than those of the "
+                "index (weights, patch or precision); embed it again"
+            )
+        return stored.read_embedding(name)
 
     def _known_slides(self, names: Iterable[str]) -> set[str]:
         unknown = sorted(set(names) - set(self._patients))
