@@ -20,7 +20,9 @@ def open_location(where: str | Path) -> Location:
     StoreError
         If it is a URL of another kind, or an archive that is not there or is none.
     """
-    text = str(where).rstrip("/")
+    text = str(where)
+    if not text.endswith("://"):
+        text = text.rstrip("/") or "/"
     if text.endswith(_ARCHIVE) and not Path(text).is_dir():
         parent, name = _split(text)
         return ArchiveLocation(_open_place(parent), name, where=text)
