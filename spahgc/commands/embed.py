@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from spahgc.ingest.embedding import EmbeddingReport
+    from spahgc.ingest.fields import EmbeddingConfig
 
 
 def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,10 +32,23 @@ def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--patch-um",
                 type=click.FloatRange(min=0, min_open=True),
-                default=112.0,
-                show_default=True,
-                help="Width of a patch on the tissue, in µm.",
+                multiple=True,
+                help="Width of a patch on the tissue, in µm (112 by default); give it again for "
+                "further fields of view, one embedding each.",
             ),
+            click.option(
+                "--patch-px",
+                type=click.IntRange(min=16),
+                help="Width of a patch as the network sees it, where that can be chosen.",
+            ),
+            click.option(
+                "--views",
+                type=click.Choice(["1", "4", "8"]),
+                default="1",
+                show_default=True,
+                help="Average over a patch's 4 rotations, or over these and their mirror images.",
+            ),
+            click.option("--name", "called", help="Name for the embeddings, not the encoder's."),
             click.option("--device", default="cpu", show_default=True, help="As torch names it."),
             click.option(
                 "--workers",
@@ -77,23 +91,19 @@ def embed_stored(
     store: Path,
     slides: Iterable[str] | None,
     *,
-    encoder: str,
-    weights: Path | None,
-    patch_um: float,
-    device: str,
     workers: int,
     scheduler: str | None,
+    **how: Any,  # noqa: ANN401  see embedding_options
 ) -> EmbeddingReport:
     """Embed slides of a store, with a bar."""
     from spahgc.ingest.embedding import embed_slides
-    from spahgc.ingest.shards import EmbeddingConfig
     from spahgc.store.cohort import open_cohort
 
     cohort = open_cohort(store)
     names = list(cohort.slides) if slides is None else list(slides)
-    config = EmbeddingConfig(encoder=encoder, weights=weights, side_um=patch_um, device=device)
+    config = _config(**how)
     n_spots = sum(cohort[name].n_spots for name in names if cohort[name].entry.image)
-    with progress_bar(f"embedding with {encoder}", n_spots, unit="spots") as advance:
+    with progress_bar(f"embedding with {config.encoder}", n_spots, unit="spots") as advance:
         return embed_slides(
             store,
             config=config,
@@ -104,6 +114,29 @@ def embed_stored(
         )
 
 
+def _config(
+    *,
+    encoder: str,
+    weights: Path | None,
+    patch_um: tuple[float, ...],
+    patch_px: int | None,
+    views: Any,  # noqa: ANN401  one of the choices above
+    called: str | None,
+    device: str,
+) -> EmbeddingConfig:
+    from spahgc.ingest.fields import DEFAULT_FIELDS, EmbeddingConfig, Field
+
+    widths = patch_um or tuple(field.side_um for field in DEFAULT_FIELDS)
+    fields = [Field(side_um=width, side_px=patch_px, views=int(views)) for width in widths]
+    return EmbeddingConfig(
+        encoder=encoder,
+        weights=weights,
+        fields=tuple(dict.fromkeys(fields)),
+        name=called,
+        device=device,
+    )
+
+
 def say_embedded(report: EmbeddingReport, *, as_json: bool) -> None:
     """Say what was embedded, kept and left out."""
     from dataclasses import asdict
@@ -111,11 +144,14 @@ def say_embedded(report: EmbeddingReport, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(asdict(report), indent=1))
         return
+    names = ", ".join(report.embeddings)
     for slide, n_spots in report.embedded.items():
-        padded = report.padded.get(slide)
-        note = f", {padded} of them reach over the image's border" if padded else ""
-        click.echo(f"{slide}: {n_spots} spots embedded as {report.embedding}{note}")
+        click.echo(f"{slide}: {n_spots} spots embedded as {names}")
+        for embedding, n_padded in report.padded.get(slide, {}).items():
+            click.echo(f"  {embedding}: {n_padded} patches reach over the image's border")
+        for embedding, n_flat in report.flat.get(slide, {}).items():
+            click.echo(f"  {embedding}: {n_flat} patches are all of one colour")
     for slide in report.kept:
-        click.echo(f"{slide}: already embedded as {report.embedding}")
+        click.echo(f"{slide}: already embedded as {names}")
     for slide, reason in report.left_out.items():
         click.echo(f"{slide}: not embedded, {reason}")

@@ -247,18 +247,16 @@ def _predict_image(
     weights: Path | None,
 ) -> anndata.AnnData:
     from spahgc.ingest.embedding import embed_image_slide
+    from spahgc.ingest.fields import config_like
     from spahgc.ingest.readers.image import read_image_slide
-    from spahgc.ingest.shards import EmbeddingConfig
     from spahgc.model.prediction import predict_new
 
     slide = read_image_slide(image, microns_per_pixel=mpp, pitch_um=pitch_um)
     record = predictor.run.record
-    config = EmbeddingConfig(
-        encoder=record.encoder["encoder"], weights=weights, side_um=record.encoder["patch_um"]
-    )
+    config = config_like([record.encoder], weights=weights)
     with progress_bar("embedding", len(slide.spots), unit="spots") as advance:
-        embedding_SD = embed_image_slide(
-            slide, config, fingerprint_digest=record.fingerprint, advance=advance
+        (embedding_SD,) = embed_image_slide(
+            slide, config, fingerprint_digests=[record.fingerprint], advance=advance
         )
     return predict_new(predictor, slide, embedding_SD)
 

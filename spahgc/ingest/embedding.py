@@ -1,7 +1,8 @@
 """Embed the slides of a store, or one image: which are missing, which shards, when to commit."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -9,47 +10,62 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spahgc.errors import ImageError, MismatchError, MissingError
-from spahgc.ingest.patches import count_padded
-from spahgc.ingest.shards import (
-    Advance,
+from spahgc.errors import EncoderError, ImageError, MismatchError, MissingError
+from spahgc.ingest.cluster import embed_on_dask
+from spahgc.ingest.encoders import Encoder
+from spahgc.ingest.fields import (
     EmbeddingConfig,
-    ShardTask,
-    cut_all,
-    embed_on_dask,
-    embed_shards,
+    Field,
     embedding_fingerprint,
     embedding_name,
-    explain_missing_scale,
+)
+from spahgc.ingest.patches import refuse_outside
+from spahgc.ingest.prefetch import prefetch
+from spahgc.ingest.shards import (
+    Advance,
+    FinishedShard,
+    ShardTask,
+    cut_all,
+    embed_shards,
+    embed_views,
     ignore,
+    image_and_scale,
     load_once,
-    prefetch,
+    open_once,
+    padded_of,
     start_draft,
 )
 from spahgc.schema import Slide
 from spahgc.store.cohort import open_cohort
-from spahgc.store.drafts import EmbeddingDraft, digest_fingerprint
+from spahgc.store.drafts import EmbeddingDraft, RowRange, digest_fingerprint
 from spahgc.store.slide import StoredSlide
+
+Run: TypeAlias = Callable[[Iterable[ShardTask], Advance], Iterator[FinishedShard]]
+Drafts: TypeAlias = Mapping[Field, EmbeddingDraft]
+"""What one slide still lacks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingReport:
     """What a run of `embed_slides` did."""
 
-    embedding: str
-    """Name of the embedding."""
+    embeddings: tuple[str, ...]
+    """Names, one per field of view."""
 
-    embedded: dict[str, int] = field(default_factory=dict)
+    embedded: dict[str, int] = dataclasses.field(default_factory=dict)
     """Spots embedded now, by slide."""
 
     kept: tuple[str, ...] = ()
-    """Slides that had the embedding already."""
+    """Slides that had all of the embeddings already."""
 
-    left_out: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
     """Reason, by slide."""
 
-    padded: dict[str, int] = field(default_factory=dict)
-    """Spots whose patch leaves the image and was filled white there, by slide."""
+    padded: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    """Spots whose patch leaves the image and was filled white there, by slide and embedding."""
+
+    flat: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    """Spots whose patch, cut now, is all of one colour, by slide and embedding."""
 
 
 def embed_slides(
@@ -61,7 +77,7 @@ def embed_slides(
     scheduler: str | None = None,
     advance: Advance | None = None,
 ) -> EmbeddingReport:
-    """Embed every patch of the slides that have an image and lack this embedding.
+    """Embed every patch of the slides that have an image and lack one of these embeddings.
 
     Killed half-way, it goes on with the next missing shard when called again.
 
@@ -70,7 +86,7 @@ def embed_slides(
     store
         Where the store lies.
     config
-        Encoder and patch width.
+        Encoder and fields of view.
     slides
         Names; all by default.
     workers
@@ -83,32 +99,34 @@ def embed_slides(
     Raises
     ------
     EncoderError
-        If the encoder cannot be had.
+        If the encoder cannot be had, or takes no patches of the size asked for.
     ImageError, MissingError
         If an image moved or changed since it was ingested, or has no µm per pixel.
     """
     cohort = open_cohort(store)
     encoder = load_once(config)
-    name = embedding_name(encoder, config)
-    drafts, kept, left_out = [], [], {}
-    for slide in [cohort[n] for n in (cohort.slides if slides is None else slides)]:
+    _refuse_sizes(encoder, config)
+    wanted: dict[str, Drafts] = {}
+    left_out = {}
+    names = list(cohort.slides if slides is None else slides)
+    for slide in [cohort[name] for name in names]:
         if slide.entry.image is None:
             left_out[slide.name] = "no full-resolution image"
-            continue
-        draft = start_draft(slide, encoder, config)  # refuses one made in another way
-        if name in slide.entry.encoders:
-            kept.append(slide.name)
-        else:
-            check_image(slide)
-            drafts.append(draft)
+        elif drafts := _lacking(slide, encoder, config):
+            wanted[slide.name] = drafts
     run = partial(embed_on_dask, workers, scheduler) if workers or scheduler else embed_shards
-    padded = _embed_and_commit(drafts, config, run, advance or ignore)
+    flat = _embed_and_commit(wanted, config, run, advance or ignore)
     return EmbeddingReport(
-        embedding=name,
-        embedded={draft.slide.name: draft.slide.n_spots for draft in drafts},
-        kept=tuple(kept),
+        embeddings=tuple(embedding_name(encoder, config, field) for field in config.fields),
+        embedded={name: cohort[name].n_spots for name in wanted},
+        kept=tuple(name for name in names if name not in wanted and name not in left_out),
         left_out=left_out,
-        padded=padded,
+        padded={
+            name: {draft.name: n for field, draft in drafts.items() if (n := n_padded[field])}
+            for name, drafts in wanted.items()
+            if any((n_padded := _count_padded(cohort[name], drafts)).values())
+        },
+        flat=flat,
     )
 
 
@@ -116,71 +134,130 @@ def embed_image_slide(
     slide: Slide,
     config: EmbeddingConfig,
     *,
-    fingerprint_digest: str | None = None,
+    fingerprint_digests: Sequence[str] | None = None,
     advance: Advance | None = None,
-) -> NDArray[np.float32]:
-    """Embed a slide that is in no store: (S, D) float32, row for row with its spots.
+) -> tuple[NDArray[np.float32], ...]:
+    """Embed a slide that is in no store.
 
     Parameters
     ----------
     slide
         With an image.
     config
-        Encoder and patch width.
-    fingerprint_digest
-        Of the embeddings it will be compared with.
+        Encoder and fields of view; `spahgc.ingest.fields.config_like` gives those on record.
+    fingerprint_digests
+        Of the embeddings these will be compared with, one per field.
     advance
         Told how many more spots are done.
+
+    Returns
+    -------
+    tuple[NDArray[np.float32], ...]
+        (S, D) per field, row for row with the slide's spots.
 
     Raises
     ------
     ImageError
         If the slide has no image or no µm per pixel.
     MismatchError
-        If ``fingerprint_digest`` is given and this encoder would embed in another way.
+        If ``fingerprint_digests`` are given and this encoder would embed in another way.
     """
     if slide.image is None or slide.microns_per_pixel is None:
         raise ImageError(f"slide {slide.name} has no image with known µm per pixel; give `--mpp`")
     encoder = load_once(config)
-    digest = digest_fingerprint(embedding_fingerprint(encoder, config))
-    if fingerprint_digest not in {None, digest}:
-        raise MismatchError(
-            f"encoder {config.encoder!r} is not the one the run was trained with (its weights or "
-            "settings differ); pass the same `--weights`"
-        )
-    batches = cut_all(slide.image.path, slide.centers, slide.microns_per_pixel, encoder, config)
-    vectors = []
+    if fingerprint_digests is not None:
+        _refuse_other(encoder, config, fingerprint_digests)
+    vectors: list[list[NDArray[np.float32]]] = [[] for _ in config.fields]
+    batches = cut_all(slide.image.path, slide.centers, slide.microns_per_pixel, config)
     for batch in prefetch(batches):
-        vectors.append(encoder.embed(batch.pixels_BHWC))
-        (advance or ignore)(len(vectors[-1]))
-    return np.concatenate(vectors)
-
-
-Run: TypeAlias = Callable[[Iterable[ShardTask], Advance], Iterator[ShardTask]]
+        views = config.fields[batch.width].views
+        vectors[batch.width].append(embed_views(encoder, batch.pixels_BHWC, views=views))
+        if batch.width == len(config.fields) - 1:
+            (advance or ignore)(len(batch.pixels_BHWC))
+    open_once.cache_clear()
+    return tuple(np.concatenate(of_field) for of_field in vectors)
 
 
 def _embed_and_commit(
-    drafts: Sequence[EmbeddingDraft], config: EmbeddingConfig, run: Run, advance: Advance
-) -> dict[str, int]:
-    missing = {draft.slide.name: list(draft.missing()) for draft in drafts}
-    by_name = {draft.slide.name: draft for draft in drafts}
-    for name in [name for name, rows in missing.items() if not rows]:
-        by_name[name].commit()  # killed between its last shard and its commit
-    tasks = [
-        ShardTask(
-            store=by_name[name].slide.store.location.address, slide=name, rows=rows, config=config
-        )
-        for name, shards in missing.items()
-        for rows in shards
-    ]
-    for draft in drafts:  # what an earlier call already wrote
-        todo = sum(rows.stop - rows.start for rows in missing[draft.slide.name])
-        advance(draft.slide.n_spots - todo)
-    for task in run(tasks, advance):
-        missing[task.slide].remove(task.rows)
-        if not missing[task.slide]:
-            by_name[task.slide].commit()
-    return {n: count for n, d in by_name.items() if (count := _count_padded(d.slide, config))}
+    wanted: Mapping[str, Drafts], config: EmbeddingConfig, run: Run, advance: Advance
+) -> dict[str, dict[str, int]]:
+    """Return the number of patches of one colour, by slide and embedding."""
+    drafts = {
+        (name, field): d for name, of_slide in wanted.items() for field, d in of_slide.items()
+    }
+    missing = {key: list(draft.missing()) for key, draft in drafts.items()}
+    for key in [key for key, rows in missing.items() if not rows]:
+        drafts[key].commit()  # killed between its last shard and its commit
+    tasks = list(_tasks(wanted, missing, config))
+    n_spots = sum(next(iter(of_slide.values())).slide.n_spots for of_slide in wanted.values())
+    advance(n_spots - sum(task.rows.stop - task.rows.start for task in tasks))  # done earlier
+    flat: dict[str, dict[str, int]] = {}
+    for done in run(tasks, advance):
+        for field in done.task.config.fields:
+            key = (done.task.slide, field)
+            missing[key].remove(done.task.rows)
+            if not missing[key]:
+                drafts[key].commit()
+        for embedding, n_flat in done.flat.items():
+            of_slide_ = flat.setdefault(done.task.slide, {})
+            of_slide_[embedding] = of_slide_.get(embedding, 0) + n_flat
+    open_once.cache_clear()
+    return {name: counts for name, counts in flat.items() if any(counts.values())}
+
+
+def _tasks(
+    wanted: Mapping[str, Drafts],
+    missing: Mapping[tuple[str, Field], list[RowRange]],
+    config: EmbeddingConfig,
+) -> Iterator[ShardTask]:
+    """Give one task for all the fields that the same rows of a slide lack."""
+    for name, drafts in wanted.items():
+        fields_of: dict[RowRange, list[Field]] = {}
+        for field in drafts:
+            for rows in missing[name, field]:
+                fields_of.setdefault(rows, []).append(field)
+        where = next(iter(drafts.values())).slide.store.location.address
+        for rows, fields in sorted(fields_of.items(), key=lambda item: item[0].start):
+            lacking = replace(config, fields=tuple(fields))
+            yield ShardTask(store=where, slide=name, rows=rows, config=lacking)
+
+
+def _lacking(slide: StoredSlide, encoder: Encoder, config: EmbeddingConfig) -> Drafts:
+    fields = []
+    for field in config.fields:
+        if embedding_name(encoder, config, field) in slide.entry.encoders:
+            start_draft(slide, encoder, config, field)  # refuses one made in another way
+        else:
+            fields.append(field)
+    if fields:
+        _check_image(slide)
+    for field in fields:
+        _, scale = image_and_scale(slide)
+        size = tuple(slide.record["image"]["size"])
+        path = Path(slide.entry.image or "")
+        refuse_outside(path, slide.centers, size=size, side_px=field.side_um / scale)
+    return {field: start_draft(slide, encoder, config, field) for field in fields}
+
+
+def _refuse_sizes(encoder: Encoder, config: EmbeddingConfig) -> None:
+    sizes = {field.side_px for field in config.fields} - {None, encoder.input_px}
+    for side_px in sizes:
+        try:
+            encoder.embed(np.zeros((1, side_px or 0, side_px or 0, 3), dtype=np.uint8))
+        except (AssertionError, RuntimeError) as error:
+            raise EncoderError(
+                f"encoder {config.encoder!r} takes no patches of {side_px} px, expected "
+                f"{encoder.input_px} px; leave `--patch-px` out"
+            ) from error
+
+
+def _refuse_other(encoder: Encoder, config: EmbeddingConfig, expected: Sequence[str]) -> None:
+    for field, digest in zip(config.fields, expected, strict=True):
+        if digest_fingerprint(embedding_fingerprint(encoder, config, field)) != digest:
+            raise MismatchError(
+                f"encoder {config.encoder!r} is not the one the run was trained with (its weights "
+                "or settings differ); pass the same `--weights`"
+            )
 
 
 def check_image(slide: StoredSlide) -> None:
@@ -198,8 +275,7 @@ def check_image(slide: StoredSlide) -> None:
             f"{path.stat().st_size} bytes instead of {recorded['bytes']}; ingest it again with "
             "`--replace`"
         )
-    if slide.entry.microns_per_pixel is None:
-        raise MissingError(explain_missing_scale(slide))
+    image_and_scale(slide)
     if np.isnan(slide.centers).any():
         raise MissingError(
             f"slide {slide.name} has spots without pixel coordinates, so no patch can be cut; "
@@ -207,6 +283,5 @@ def check_image(slide: StoredSlide) -> None:
         )
 
 
-def _count_padded(slide: StoredSlide, config: EmbeddingConfig) -> int:
-    side_px = config.side_um / (slide.entry.microns_per_pixel or 1)
-    return count_padded(slide.centers, size=tuple(slide.record["image"]["size"]), side_px=side_px)
+def _count_padded(slide: StoredSlide, fields: Iterable[Field]) -> dict[Field, int]:
+    return {field: int((padded_of(slide, field) > 0).sum()) for field in fields}

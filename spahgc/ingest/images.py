@@ -58,6 +58,16 @@ class Square(NamedTuple):
     """Share of the square's area that lies outside the image and is white, 0 to 1."""
 
 
+class Level(NamedTuple):
+    """One of the resolutions at which a file holds its picture."""
+
+    number: int
+    """0 is the finest."""
+
+    downsample: float
+    """Width of one of its pixels, in level-0 pixels."""
+
+
 class SlideImage(ABC):
     """An open slide image; use it in a ``with`` block.
 
@@ -123,6 +133,10 @@ class SlideImage(ABC):
             pixels = self._shrunk((width, height))
         return Thumbnail(pixels=pixels, scale=scale)
 
+    def level_for(self, wanted: float) -> Level:  # noqa: ARG002  a plain image has but one
+        """Choose the coarsest level that is no coarser than ``wanted`` level-0 pixels."""
+        return Level(0, 1.0)
+
     @abstractmethod
     def close(self) -> None:
         """Let go of the file and of decoded pixels."""
@@ -182,7 +196,7 @@ class _PyramidImage(SlideImage):
 
     def _resampled(self, box: Box, size: Size) -> Image.Image:
         wanted = min((box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1])
-        level = self._level_for(wanted)
+        level = self.level_for(wanted).number
         across, down = self._downsamples[level]
         box = (box[0] / across, box[1] / down, box[2] / across, box[3] / down)
         ends = (self.size[0] / across, self.size[1] / down)
@@ -193,9 +207,11 @@ class _PyramidImage(SlideImage):
         box = (left, top, min(right, pixels.width), min(bottom, pixels.height))
         return pixels.resize(size, Image.Resampling.BICUBIC, box=box)
 
-    def _level_for(self, wanted: float) -> int:
+    def level_for(self, wanted: float) -> Level:
+        """Choose the coarsest level that is no coarser than ``wanted`` level-0 pixels."""
         fine_enough = [max(downsample) <= wanted * 1.001 for downsample in self._downsamples]
-        return max((level for level, is_fine in enumerate(fine_enough) if is_fine), default=0)
+        number = max((level for level, is_fine in enumerate(fine_enough) if is_fine), default=0)
+        return Level(number, max(self._downsamples[number]))
 
     def _read_region(self, region: Region, level: int) -> tuple[Image.Image, tuple[float, float]]:
         # OpenSlide takes the corner in whole level-0 pixels, divides it by its own idea of the
@@ -211,7 +227,7 @@ class _PyramidImage(SlideImage):
     def _shrunk(self, size: Size) -> NDArray[np.uint8]:
         # In bands, because a file without coarse levels has to be read whole.
         (width, height), (full_width, full_height) = size, self.size
-        level = self._level_for(min(full_width / width, full_height / height))
+        level = self.level_for(min(full_width / width, full_height / height)).number
         level_width, level_height = self._level_sizes[level]
         rows = max(1, int(_BAND_PIXELS * height / (level_width * level_height)))
         bands = [

@@ -1,7 +1,9 @@
 """Cut the square of tissue around each spot, at a stated width in µm."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,27 +11,34 @@ from numpy.typing import NDArray
 from spahgc.errors import ImageError
 from spahgc.ingest.images import SlideImage
 
+MAX_PADDED: Final = 0.75
+"""A patch with a larger share outside the image has its center there, or is wider than the image;
+such a patch shows next to nothing of its spot."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchConfig:
     """How wide a patch is on the tissue and in the encoder's eye."""
 
-    side_um: float = 112.0
-    """Width and height on the tissue, in µm; 112 is 224 px at 0.5 µm/px."""
+    side_um: float
+    """Width and height on the tissue, in µm."""
 
-    side_px: int = 224
+    side_px: int
     """Width and height after resampling, in the encoder's input pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PatchBatch:
-    """Some patches, in spot order. Letters: B patches, H height, W width."""
+    """Some patches of one width, in spot order. Letters: B patches, H height, W width."""
 
     pixels_BHWC: NDArray[np.uint8]
     """(B, H, W, 3) RGB."""
 
-    padded_B: NDArray[np.float32]
-    """Share of each patch that lies outside the image and was filled white, 0 to 1."""
+    width: int
+    """Which of the widths asked for, by position."""
+
+    flat_B: NDArray[np.bool_]
+    """Whether all pixels of a patch have one colour, as glass, a gap or a lost tile has."""
 
 
 def cut_patches(
@@ -37,10 +46,10 @@ def cut_patches(
     centers_S2: NDArray[np.float64],
     *,
     microns_per_pixel: float,
-    config: PatchConfig,
+    configs: Sequence[PatchConfig],
     batch_size: int,
 ) -> Iterator[PatchBatch]:
-    """Cut one patch per spot, in batches.
+    """Cut patches of every width around each spot: a batch of spots at a time, width after width.
 
     Parameters
     ----------
@@ -50,37 +59,38 @@ def cut_patches(
         (S, 2) float64 spot centers as x, y in full-resolution pixels.
     microns_per_pixel
         Of full-resolution pixels, in µm.
-    config
-        Width in µm and in pixels.
+    configs
+        Widths in µm and in pixels.
     batch_size
         Patches per batch; the last one may be smaller.
 
     Raises
     ------
     ImageError
-        If a patch lies wholly outside the image.
+        If more than `MAX_PADDED` of a patch lies outside the image, or pixels cannot be read.
     """
-    side_px = config.side_um / microns_per_pixel
+    for config in configs:
+        side_px = config.side_um / microns_per_pixel
+        refuse_outside(image.path, centers_S2, size=image.size, side_px=side_px)
     for start in range(0, len(centers_S2), batch_size):
-        squares = [
-            image.read_square((float(x), float(y)), side_px=side_px, out_px=config.side_px)
-            for x, y in centers_S2[start : start + batch_size]
-        ]
-        padded_B = np.array([square.padded_fraction for square in squares], dtype=np.float32)
-        if (padded_B >= 1).any():
-            row = start + int(np.flatnonzero(padded_B >= 1)[0])
-            x, y = centers_S2[row]
-            raise ImageError(
-                f"{image.path}: the patch of spot number {row} at x {x:.0f}, y {y:.0f} px lies "
-                f"outside the image of {image.size[0]} × {image.size[1]} px: is it another slide's?"
+        centers_B2 = centers_S2[start : start + batch_size]
+        for width, config in enumerate(configs):
+            side_px = config.side_um / microns_per_pixel
+            pixels_BHWC = np.stack(
+                [
+                    image.read_square(
+                        (float(x), float(y)), side_px=side_px, out_px=config.side_px
+                    ).pixels
+                    for x, y in centers_B2
+                ]
             )
-        yield PatchBatch(
-            pixels_BHWC=np.stack([square.pixels for square in squares]), padded_B=padded_B
-        )
+            yield PatchBatch(pixels_BHWC=pixels_BHWC, width=width, flat_B=_is_flat(pixels_BHWC))
 
 
-def count_padded(centers_S2: NDArray[np.float64], *, size: tuple[int, int], side_px: float) -> int:
-    """Count the spots whose patch reaches over the border of the image.
+def padded_share(
+    centers_S2: NDArray[np.float64], *, size: tuple[int, int], side_px: float
+) -> NDArray[np.float64]:
+    """Tell which share of each spot's patch lies outside the image and is white: (S,), 0 to 1.
 
     Parameters
     ----------
@@ -91,6 +101,39 @@ def count_padded(centers_S2: NDArray[np.float64], *, size: tuple[int, int], side
     side_px
         Side of a patch, in full-resolution pixels.
     """
-    low_S2, high_S2 = centers_S2 - side_px / 2, centers_S2 + side_px / 2
-    inside_S = (low_S2 >= 0).all(axis=1) & (high_S2 <= np.array(size)).all(axis=1)
-    return int((~inside_S).sum())
+    low_S2 = np.maximum(centers_S2 - side_px / 2, 0)
+    high_S2 = np.minimum(centers_S2 + side_px / 2, np.array(size))
+    inside_S = np.clip((high_S2 - low_S2) / side_px, 0, 1).prod(axis=1)
+    # float rounding must not make a patch inside the image a padded one
+    return np.where(inside_S > 1 - 1e-9, 0.0, 1 - inside_S)
+
+
+def refuse_outside(
+    path: Path, centers_S2: NDArray[np.float64], *, size: tuple[int, int], side_px: float
+) -> None:
+    """Refuse centers of which `padded_share` says that there is hardly anything to see.
+
+    Raises
+    ------
+    ImageError
+        If a share is above `MAX_PADDED`; ``path`` is for the message.
+    """
+    share_S = padded_share(centers_S2, size=size, side_px=side_px)
+    if not (share_S > MAX_PADDED).any():
+        return
+    row = int((share_S > MAX_PADDED).argmax())
+    x, y = centers_S2[row]
+    raise ImageError(
+        f"{path}: {share_S[row]:.0%} of the patch at x {x:.0f}, y {y:.0f} px, {side_px:.0f} px "
+        f"wide, lies outside the image of {size[0]} × {size[1]} px, expected at most "
+        f"{MAX_PADDED:.0%}: is it another slide's?"
+    )
+
+
+def _is_flat(pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    first_B11C = pixels_BHWC[:, :1, :1]
+    corners_B = (pixels_BHWC[:, -1:, -1:] == first_B11C).all(axis=(1, 2, 3))
+    is_flat_B = np.zeros(len(pixels_BHWC), dtype=np.bool_)
+    # most patches are told from flat ones by two corners, which costs nothing
+    is_flat_B[corners_B] = (pixels_BHWC[corners_B] == first_B11C[corners_B]).all(axis=(1, 2, 3))
+    return is_flat_B

@@ -1,55 +1,37 @@
-"""One shard of one embedding: patches cut ahead, embedded, written; here or on a Dask worker."""
+"""One shard of one slide's embeddings: patches cut ahead, embedded, written."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from queue import Empty, Queue
-from threading import Event, Thread
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spahgc.errors import MissingError
-from spahgc.ingest.encoders import Encoder, load_encoder
-from spahgc.ingest.images import SlideImage, open_image
-from spahgc.ingest.patches import PatchBatch, PatchConfig, cut_patches
+from spahgc.ingest.encoders import Encoder, Precision, load_encoder
+from spahgc.ingest.fields import (
+    EmbeddingConfig,
+    Field,
+    embedding_fingerprint,
+    embedding_name,
+    patch_config,
+)
+from spahgc.ingest.images import Level, SlideImage, open_image
+from spahgc.ingest.patches import PatchBatch, cut_patches, padded_share
+from spahgc.ingest.prefetch import prefetch
 from spahgc.store.cohort import open_cohort
 from spahgc.store.drafts import EmbeddingDraft, RowRange
 from spahgc.store.slide import StoredSlide
 
-BATCH_SIZE = 8
-"""Patches per forward pass; on a CPU small channels-last batches stay in the cache."""
-Item = TypeVar("Item")
 Advance: TypeAlias = Callable[[int], None]
 """Told how many more spots are done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbeddingConfig:
-    """How to embed; everything that decides a number ends up in the fingerprint."""
-
-    encoder: str = "lite0"
-    """Name of the encoder, see `spahgc.ingest.encoders.load_encoder`."""
-
-    weights: Path | None = None
-    """Weights to take instead of the published ones."""
-
-    side_um: float = PatchConfig().side_um
-    """Width of a patch on the tissue, in µm."""
-
-    device: str = "cpu"
-    """As torch names it."""
-
-    batch_size: int = BATCH_SIZE
-    """Patches per forward pass; decides the speed and no number beyond float rounding."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardTask:
-    """One shard of one slide's embedding: all a worker needs to make and write it."""
+    """The same rows of one slide's embeddings: all a worker needs to make and write them."""
 
     store: str
     """Where the store lies."""
@@ -61,162 +43,176 @@ class ShardTask:
     """Spots to embed."""
 
     config: EmbeddingConfig
-    """How."""
+    """How, with the fields that these rows still lack."""
 
 
-def embedding_name(encoder: Encoder, config: EmbeddingConfig) -> str:
-    """Name an embedding after its encoder, and its field of view where that is not the default."""
-    default = config.side_um == PatchConfig().side_um
-    return encoder.name if default else f"{encoder.name}-{config.side_um:g}um"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedShard:
+    """What came of a `ShardTask`."""
+
+    task: ShardTask
+    """It."""
+
+    flat: Mapping[str, int]
+    """By embedding, how many of its patches are all of one colour."""
 
 
-def embedding_fingerprint(encoder: Encoder, config: EmbeddingConfig) -> dict[str, Any]:
-    """Spell everything that decides an embedding's numbers."""
-    return {
-        "encoder": config.encoder,
-        **encoder.fingerprint(),
-        "patch_um": config.side_um,
-        "patch_px": encoder.input_px,
-        "interpolation": "bicubic",
-    }
-
-
-def start_draft(slide: StoredSlide, encoder: Encoder, config: EmbeddingConfig) -> EmbeddingDraft:
-    """Start or resume the embedding of one slide."""
+def start_draft(
+    slide: StoredSlide, encoder: Encoder, config: EmbeddingConfig, field: Field
+) -> EmbeddingDraft:
+    """Start or resume one embedding of one slide; refuse a finished one made in another way."""
+    name = embedding_name(encoder, config, field)
+    is_finished = name in slide.entry.encoders  # its image may be gone
     return EmbeddingDraft(
         slide,
-        embedding_name(encoder, config),
-        fingerprint=embedding_fingerprint(encoder, config),
+        name,
+        fingerprint=embedding_fingerprint(encoder, config, field),
         size=encoder.size,
+        notes={} if is_finished else _notes(slide, encoder, field),
     )
 
 
-def embed_shards(tasks: Iterable[ShardTask], advance: Advance) -> Iterator[ShardTask]:
-    """Embed and write shard after shard, and give each once it is written.
+def embed_shards(tasks: Iterable[ShardTask], advance: Advance) -> Iterator[FinishedShard]:
+    """Embed and write shard after shard, and say of each when it is written.
 
     Patches of the next shard, also of the next slide, are cut while this one is embedded.
     """
-    vectors: list[NDArray[np.float32]] = []
+    vectors: dict[int, list[NDArray[np.float32]]] = {}
+    n_flat: dict[int, int] = {}
     for task, batch in prefetch(_batches(tasks)):
-        vectors.append(load_once(task.config).embed(batch.pixels_BHWC))
-        advance(len(vectors[-1]))
-        if sum(map(len, vectors)) == task.rows.stop - task.rows.start:
-            slide = open_cohort(task.store)[task.slide]
-            draft = start_draft(slide, load_once(task.config), task.config)
-            draft.write(task.rows, np.concatenate(vectors))
-            vectors = []
-            yield task
+        views = task.config.fields[batch.width].views
+        vectors_BD = embed_views(load_once(task.config), batch.pixels_BHWC, views=views)
+        vectors.setdefault(batch.width, []).append(vectors_BD)
+        n_flat[batch.width] = n_flat.get(batch.width, 0) + int(batch.flat_B.sum())
+        if batch.width < len(task.config.fields) - 1:
+            continue
+        advance(len(vectors_BD))
+        if sum(map(len, vectors[batch.width])) == task.rows.stop - task.rows.start:
+            yield _write(task, vectors, n_flat)
+            vectors, n_flat = {}, {}
+
+
+def embed_views(
+    encoder: Encoder, pixels_BHWC: NDArray[np.uint8], *, views: int
+) -> NDArray[np.float32]:
+    """Average a patch's embeddings over its flips and rotations.
+
+    Parameters
+    ----------
+    encoder
+        Its input may be any square here.
+    pixels_BHWC
+        (B, H, W, 3) uint8 RGB, H equal to W.
+    views
+        1 as it lies; 4 turned by every quarter; 8 these and their mirror images.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        (B, D).
+    """
+    turned = [np.rot90(pixels_BHWC, quarter, axes=(1, 2)) for quarter in range(min(views, 4))]
+    if views == 8:
+        turned += [view_BHWC[:, :, ::-1] for view_BHWC in turned]
+    sum_BD = encoder.embed(np.ascontiguousarray(turned[0])).astype(np.float64)
+    for view_BHWC in turned[1:]:
+        sum_BD += encoder.embed(np.ascontiguousarray(view_BHWC))
+    return (sum_BD / views).astype(np.float32)
+
+
+def _write(
+    task: ShardTask, vectors: Mapping[int, list[NDArray[np.float32]]], n_flat: Mapping[int, int]
+) -> FinishedShard:
+    slide, encoder = open_cohort(task.store)[task.slide], load_once(task.config)
+    flat = {}
+    for width, field in enumerate(task.config.fields):
+        draft = start_draft(slide, encoder, task.config, field)
+        draft.write(task.rows, np.concatenate(vectors[width]))
+        flat[draft.name] = n_flat[width]
+    return FinishedShard(task=task, flat=flat)
 
 
 def _batches(tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, PatchBatch]]:
     for task in tasks:
         slide = open_cohort(task.store)[task.slide]
         centers_S2 = slide.centers[task.rows.start : task.rows.stop]
-        scale = slide.entry.microns_per_pixel
-        if slide.entry.image is None or scale is None:
-            raise MissingError(explain_missing_scale(slide))
-        encoder, image = load_once(task.config), Path(slide.entry.image)
-        for batch in cut_all(image, centers_S2, scale, encoder, task.config):
+        image, scale = image_and_scale(slide)
+        for batch in cut_all(image, centers_S2, scale, task.config):
             yield task, batch
 
 
 def cut_all(
-    path: Path,
-    centers_S2: NDArray[np.float64],
-    microns_per_pixel: float,
-    encoder: Encoder,
-    config: EmbeddingConfig,
+    path: Path, centers_S2: NDArray[np.float64], microns_per_pixel: float, config: EmbeddingConfig
 ) -> Iterator[PatchBatch]:
-    """Cut a patch per center, as wide as asked and in the encoder's input pixels, in batches."""
+    """Cut the patches of every field around each center, in batches."""
+    encoder = load_once(config)
     return cut_patches(
-        _image(path),
+        open_once(path),
         centers_S2,
         microns_per_pixel=microns_per_pixel,
-        config=PatchConfig(side_um=config.side_um, side_px=encoder.input_px),
-        batch_size=config.batch_size,
+        configs=[patch_config(encoder, field) for field in config.fields],
+        batch_size=config.batch_size or encoder.batch_size,
     )
 
 
-@lru_cache(maxsize=1)
 def load_once(config: EmbeddingConfig) -> Encoder:
     """Load an encoder; a process that asks again gets the same one."""
-    return load_encoder(config.encoder, weights=config.weights, device=config.device)
+    return _load(config.encoder, config.weights, config.device, config.precision)
 
 
 @lru_cache(maxsize=1)
-def _image(path: Path) -> SlideImage:
+def _load(name: str, weights: Path | None, device: str, precision: Precision) -> Encoder:
+    return load_encoder(name, weights=weights, device=device, precision=precision)
+
+
+@lru_cache(maxsize=1)
+def open_once(path: Path) -> SlideImage:
+    """Open an image; a process that asks again gets the same one, decoded as it may be."""
     return open_image(path)
 
 
-def prefetch(items: Iterator[Item], *, ahead: int = 16) -> Iterator[Item]:
-    """Give ``items`` while a thread already makes the next ones."""
-    queue: Queue[tuple[Item | None, BaseException | None]] = Queue(maxsize=ahead)
-    stopped = Event()
-
-    def fill() -> None:
-        try:
-            for item in items:
-                queue.put((item, None))
-                if stopped.is_set():
-                    return
-            queue.put((None, None))
-        except BaseException as error:  # noqa: BLE001  raised again below, in the caller's thread
-            queue.put((None, error))
-
-    thread = Thread(target=fill, name="spahgc-patches", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = queue.get()
-            if error is not None:
-                raise error
-            if item is None:
-                return
-            yield item
-    finally:
-        stopped.set()
-        while thread.is_alive():  # it may wait for a place in a full queue
-            with suppress(Empty):
-                queue.get(timeout=0.05)
-
-
-def embed_on_dask(
-    workers: int, scheduler: str | None, tasks: Iterable[ShardTask], advance: Advance
-) -> Iterator[ShardTask]:
-    """Embed shards on a cluster, two tasks a worker in flight, and give each once written."""
-    from distributed import Client, LocalCluster, as_completed
-
-    pending = list(tasks)
-    with ExitStack() as stack:
-        address: Any = scheduler
-        if scheduler is None:
-            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-            address = stack.enter_context(cluster)
-        client = stack.enter_context(Client(address))
-        ahead = 2 * max(1, len(client.scheduler_info()["workers"]))
-        running = as_completed(
-            [client.submit(_embed_shard, t, pure=False) for t in pending[:ahead]]
+def image_and_scale(slide: StoredSlide) -> tuple[Path, float]:
+    """Tell where a slide's image lies and its µm per full-resolution pixel."""
+    scale = slide.entry.microns_per_pixel
+    if slide.entry.image is None or scale is None:
+        raise MissingError(
+            f"slide {slide.name} has no µm per pixel, so no patch of known width can be cut; "
+            "ingest it again with `--mpp` and `--replace`"
         )
-        waiting = iter(pending[ahead:])
-        for future in running:
-            task: ShardTask = future.result()
-            advance(task.rows.stop - task.rows.start)
-            if (following := next(waiting, None)) is not None:
-                running.add(client.submit(_embed_shard, following, pure=False))
-            yield task
+    return Path(slide.entry.image), scale
 
 
-def _embed_shard(task: ShardTask) -> ShardTask:
-    return next(embed_shards([task], ignore))
+def _notes(slide: StoredSlide, encoder: Encoder, field: Field) -> dict[str, Any]:
+    """Say how a slide's patches came from its image: it differs from slide to slide."""
+    path, scale = image_and_scale(slide)
+    patch = patch_config(encoder, field)
+    share_S = padded_of(slide, field)
+    padded_P = np.flatnonzero(share_S > 0)
+    level = _level(path, patch.side_um / scale / patch.side_px)
+    return {
+        **encoder.provenance(),
+        "image_um_per_px": scale,
+        "level_um_per_px": scale * level.downsample,
+        "patch_um_per_px": patch.side_um / patch.side_px,
+        "level": level.number,
+        "padded_rows": padded_P.tolist(),
+        "padded_share": share_S[padded_P].round(4).tolist(),
+    }
+
+
+def padded_of(slide: StoredSlide, field: Field) -> NDArray[np.float64]:
+    """Tell which share of each spot's patch lies outside the slide's image: (S,), 0 to 1."""
+    _, scale = image_and_scale(slide)
+    size = tuple(slide.record["image"]["size"])
+    return padded_share(slide.centers, size=size, side_px=field.side_um / scale)
+
+
+@lru_cache(maxsize=1024)
+def _level(path: Path, wanted: float) -> Level:
+    # not `open_once`, whose decoded image is still being cut while a shard is written
+    with open_image(path) as image:
+        return image.level_for(wanted)
 
 
 def ignore(_: int) -> None:
     """Report to nobody."""
-
-
-def explain_missing_scale(slide: StoredSlide) -> str:
-    """Say why a slide without µm per pixel cannot be embedded, and what helps."""
-    return (
-        f"slide {slide.name} has no µm per pixel, so no patch of known width can be cut; "
-        "ingest it again with `--mpp` and `--replace`"
-    )

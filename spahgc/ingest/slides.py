@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from spahgc.errors import SpahgcError
-from spahgc.ingest.patches import PatchConfig, count_padded
+from spahgc.ingest.fields import DEFAULT_FIELDS
+from spahgc.ingest.patches import padded_share
 from spahgc.ingest.tissue import with_tissue_fraction
 from spahgc.schema import Finding, Slide
 from spahgc.store.commits import Commit
@@ -99,12 +100,14 @@ def _looked_at(slide: Slide, store: str | Path) -> Slide:
 def _border_findings(slide: Slide) -> Iterator[Finding]:
     if slide.image is None or slide.microns_per_pixel is None:
         return
-    side_um = PatchConfig().side_um
-    n_padded = count_padded(
-        slide.centers, size=slide.image.size, side_px=side_um / slide.microns_per_pixel
-    )
-    if n_padded:
-        text = f"{n_padded} of {len(slide.spots)} patches of {side_um:g} µm leave the image"
+    counts = {}
+    for field in DEFAULT_FIELDS:
+        side_px = field.side_um / slide.microns_per_pixel
+        share_S = padded_share(slide.centers, size=slide.image.size, side_px=side_px)
+        counts[f"{field.side_um:g}"] = int((share_S > 0).sum())
+    if any(counts.values()):
+        n_padded, widths = " / ".join(map(str, counts.values())), " / ".join(counts)
+        text = f"{n_padded} of {len(slide.spots)} patches of {widths} µm leave the image"
         yield Finding(kind="check", text=text)
 
 

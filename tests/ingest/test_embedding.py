@@ -1,13 +1,16 @@
 from dataclasses import replace
+from itertools import combinations
 
 import anndata
 import numpy as np
 import pytest
+import torch
 
-from spahgc.errors import ImageError, MismatchError, MissingError
-from spahgc.ingest import embedding, shards
+from spahgc.errors import EncoderError, ImageError, MismatchError, MissingError
+from spahgc.ingest import embedding, images, shards
 from spahgc.ingest.embedding import embed_image_slide, embed_slides
-from spahgc.ingest.shards import EmbeddingConfig
+from spahgc.ingest.encoders import timm
+from spahgc.ingest.fields import EmbeddingConfig, Field, config_like
 from spahgc.store import drafts
 from spahgc.store.care import verify_store
 from spahgc.store.cohort import open_cohort
@@ -31,12 +34,16 @@ def read(store, name="A1", embedding="lite0"):
     return open_cohort(store.path)[name].read_embedding(embedding)
 
 
+def fields(*asked):
+    return EmbeddingConfig(fields=asked)
+
+
 def test_slides_with_an_image_are_embedded_and_the_others_said(store):
     done = []
     report = embed_slides(store.path, config=LITE0, advance=done.append)
     assert report.embedded == {"A1": 9}
     assert report.left_out == {"B1": "no full-resolution image"}
-    assert report.padded == {"A1": 5}
+    assert report.padded == {"A1": {"lite0": 5}}
     assert sum(done) == 9
     assert read(store).shape == (9, 1280)
     assert verify_store(store.path, deep=True) == []
@@ -57,13 +64,14 @@ def test_a_row_is_the_embedding_of_its_own_spot(store, pictured_slide):
         centers=pictured_slide.centers[::-1],
         counts=pictured_slide.counts[::-1],
     )
-    assert np.allclose(embed_image_slide(backwards, LITE0)[::-1], read(store), atol=1e-5)
+    (vectors,) = embed_image_slide(backwards, LITE0)
+    assert np.allclose(vectors[::-1], read(store), atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_the_batch_size_does_not_change_an_embedding(store, pictured_slide, batch_size):
     embed_slides(store.path, config=LITE0)
-    again = embed_image_slide(pictured_slide, replace(LITE0, batch_size=batch_size))
+    (again,) = embed_image_slide(pictured_slide, replace(LITE0, batch_size=batch_size))
     assert np.allclose(again, read(store), atol=1e-5)
 
 
@@ -106,7 +114,8 @@ def test_a_dask_cluster_gives_the_same_numbers(store):
     pictured = with_image(
         build_slide(n_spots=9), path=_image_of(slide), size=tuple(slide.record["image"]["size"])
     )
-    assert np.allclose(embed_image_slide(pictured, LITE0), read(store), atol=1e-5)
+    (vectors,) = embed_image_slide(pictured, LITE0)
+    assert np.allclose(vectors, read(store), atol=1e-5)
 
 
 def _image_of(slide):
@@ -115,11 +124,104 @@ def _image_of(slide):
     return Path(slide.entry.image)
 
 
-def test_another_patch_width_is_another_embedding(store):
-    embed_slides(store.path, config=LITE0)
-    report = embed_slides(store.path, config=replace(LITE0, side_um=154))
-    assert report.embedding == "lite0-154um"
-    assert not np.allclose(read(store), read(store, embedding="lite0-154um"), atol=1e-2)
+def test_each_field_of_view_is_an_embedding_of_its_own(store, pictured_slide):
+    asked = (Field(), Field(side_um=154), Field(side_um=154, views=8), Field(side_px=160))
+    report = embed_slides(store.path, config=fields(*asked))
+    assert report.embeddings == ("lite0", "lite0-154um", "lite0-154um-8views", "lite0-112um-160px")
+    together = [read(store, embedding=name) for name in report.embeddings]
+    for field, vectors in zip(asked, together, strict=True):
+        (alone,) = embed_image_slide(pictured_slide, fields(field))
+        assert np.allclose(alone, vectors, atol=1e-5)
+    assert all(np.abs(a - b).max() > 1e-2 for a, b in combinations(together, 2))
+    slide = open_cohort(store.path)["A1"]
+    assert len({slide.entry.encoders[name] for name in report.embeddings}) == 4
+
+
+def test_all_fields_are_cut_from_one_decoding(store, monkeypatch):
+    n_decoded = []
+    decode = images.over_white
+    monkeypatch.setattr(images, "over_white", lambda image: n_decoded.append(1) or decode(image))
+    embed_slides(store.path, config=fields(Field(), Field(side_um=154), Field(side_um=60, views=4)))
+    assert len(n_decoded) == 1
+
+
+def test_a_record_says_how_the_patches_came_from_the_image(store):
+    embed_slides(store.path, config=fields(Field(side_um=448, views=4)))
+    record = open_cohort(store.path)["A1"].embedding_record("lite0-448um-4views")
+    fingerprint, notes = record["fingerprint"], record["notes"]
+    assert (fingerprint["patch_um"], fingerprint["patch_px"], fingerprint["views"]) == (448, 224, 4)
+    assert (notes["image_um_per_px"], notes["patch_um_per_px"], notes["level"]) == (1, 2, 0)
+    assert notes["padded_rows"] == list(range(8))  # the ninth lies 250 px from the corner
+    assert notes["padded_share"][0] == pytest.approx(1 - (274.5 / 448) ** 2, abs=1e-4)
+
+
+def test_views_do_not_depend_on_how_a_patch_lies():
+    encoder = shards.load_once(LITE0)
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 224, 224, 3), dtype=np.uint8)
+    for views, others in [
+        (4, [np.rot90(pixels, axes=(1, 2))]),
+        (8, [np.rot90(pixels, axes=(1, 2)), pixels[:, ::-1], pixels.transpose(0, 2, 1, 3)]),
+    ]:
+        vectors = shards.embed_views(encoder, pixels, views=views)
+        for other in others:
+            again = shards.embed_views(encoder, np.ascontiguousarray(other), views=views)
+            assert np.allclose(vectors, again, atol=1e-5)
+    mirrored = shards.embed_views(encoder, np.ascontiguousarray(pixels[:, ::-1]), views=4)
+    assert not np.allclose(shards.embed_views(encoder, pixels, views=4), mirrored, atol=1e-3)
+
+
+def test_a_field_that_is_there_is_not_embedded_again(store, monkeypatch):
+    embed_slides(store.path, config=fields(Field(side_um=154)))
+    n_cut = []
+    cut = shards.cut_patches
+    monkeypatch.setattr(
+        shards,
+        "cut_patches",
+        lambda *a, **k: n_cut.append([c.side_um for c in k["configs"]]) or cut(*a, **k),
+    )
+    report = embed_slides(store.path, config=fields(Field(side_um=154), Field(side_um=77)))
+    assert n_cut == [[77]]
+    assert report.embedded == {"A1": 9}
+    assert embed_slides(store.path, config=fields(Field(side_um=77))).kept == ("A1",)
+
+
+def test_an_encoder_that_takes_one_size_only_says_so(store, tmp_path):
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    torch.save(vit.state_dict(), tmp_path / "vit.pth")
+    config = EmbeddingConfig(
+        encoder="timm:vit_tiny_patch16_224",
+        weights=tmp_path / "vit.pth",
+        fields=(Field(side_px=96),),
+    )
+    with pytest.raises(EncoderError, match="takes no patches of 96 px, expected 224 px"):
+        embed_slides(store.path, config=config)
+
+
+def test_embeddings_on_record_are_made_again_the_same_way(store, pictured_slide):
+    asked = (Field(side_um=154, views=4), Field(side_px=160))
+    names = embed_slides(store.path, config=fields(*asked)).embeddings
+    slide = open_cohort(store.path)["A1"]
+    config = config_like([slide.embedding_record(name)["fingerprint"] for name in names])
+    assert [(f.side_um, f.side_px, f.views) for f in config.fields] == [
+        (154, 224, 4),
+        (112, 160, 1),
+    ]
+    digests = [slide.entry.encoders[name] for name in names]
+    again = embed_image_slide(pictured_slide, config, fingerprint_digests=digests)
+    for name, vectors in zip(names, again, strict=True):
+        assert np.allclose(vectors, read(store, embedding=name), atol=1e-5)
+
+
+def test_embeddings_of_two_encoders_are_not_made_in_one_pass():
+    fingerprints = [{"encoder": name, "patch_um": 112.0} for name in ("lite0", "timm:test_vit")]
+    with pytest.raises(MismatchError, match="2 encoders"):
+        config_like(fingerprints)
+
+
+@pytest.mark.parametrize("side_um", [0.2, 1e6], ids=str)
+def test_a_width_that_cannot_be_meant_is_refused(side_um):
+    with pytest.raises(MismatchError, match="cannot be meant"):
+        Field(side_um=side_um)
 
 
 def test_an_image_that_moved_is_named(store):
@@ -147,7 +249,7 @@ def test_a_slide_without_scale_or_coordinates_cannot_be_embedded(tmp_path, pictu
 
 def test_an_image_is_embedded_as_the_run_was_or_not_at_all(pictured_slide):
     with pytest.raises(MismatchError, match="not the one the run was trained with"):
-        embed_image_slide(pictured_slide, LITE0, fingerprint_digest="0" * 64)
+        embed_image_slide(pictured_slide, LITE0, fingerprint_digests=["0" * 64])
 
 
 def test_an_error_while_cutting_reaches_the_caller(store, tmp_path):

@@ -3,7 +3,7 @@ import pytest
 
 from spahgc.errors import ImageError
 from spahgc.ingest.images import open_image
-from spahgc.ingest.patches import PatchConfig, cut_patches
+from spahgc.ingest.patches import PatchConfig, cut_patches, padded_share
 
 
 def cut(path, centers, *, microns_per_pixel=1.0, side_um=64.0, side_px=64, batch_size=4):
@@ -14,7 +14,7 @@ def cut(path, centers, *, microns_per_pixel=1.0, side_um=64.0, side_px=64, batch
                 image,
                 np.asarray(centers, dtype=float),
                 microns_per_pixel=microns_per_pixel,
-                config=config,
+                configs=[config],
                 batch_size=batch_size,
             )
         )
@@ -47,14 +47,58 @@ def test_a_patch_is_as_wide_on_the_tissue_as_asked(tmp_path, microns_per_pixel):
 
 
 def test_what_lies_outside_the_image_is_white_and_counted(tmp_path):
-    (batch,) = cut(ramp(tmp_path / "ramp.png"), [[0, 200], [200, 200]])
-    assert batch.padded_B.tolist() == [0.5, 0.0]
-    assert (batch.pixels_BHWC[0, :, :20] == 255).all()
+    centers = np.array([[0, 200], [200, 200], [0, 0], [32, 368]])
+    (batch,) = cut(ramp(tmp_path / "ramp.png"), centers)
+    share = padded_share(centers, size=(400, 400), side_px=64)
+    assert share.tolist() == [0.5, 0.0, 0.75, 0.0]
+    is_white = (batch.pixels_BHWC == 255).all(axis=-1)
+    assert is_white.mean(axis=(1, 2)) == pytest.approx(share, abs=0.05)
 
 
-def test_a_patch_wholly_outside_names_the_spot_and_the_image(tmp_path):
-    with pytest.raises(ImageError, match=r"ramp\.png: the patch of spot number 1 .* 400 × 400 px"):
-        cut(ramp(tmp_path / "ramp.png"), [[200, 200], [900, 200]])
+@pytest.mark.parametrize(
+    ("center", "share"), [((900, 200), "100%"), ((-1, -1), "77%")], ids=["far", "corner"]
+)
+def test_a_patch_that_hardly_shows_the_image_is_refused(tmp_path, center, share):
+    path = ramp(tmp_path / "ramp.png")
+    with pytest.raises(ImageError, match=rf"ramp\.png: {share} .* 400 × 400 px, .* at most 75%"):
+        cut(path, [[200, 200], center])
+
+
+def test_patches_of_one_colour_are_told(tmp_path):
+    from PIL import Image
+
+    pixels = np.full((100, 300, 3), 240, np.uint8)
+    pixels[:, 100:200] = 0
+    pixels[50, 250] = 1
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    (batch,) = cut(tmp_path / "a.png", [[50, 50], [150, 50], [250, 50]])
+    assert batch.flat_B.tolist() == [True, True, False]
+
+
+def test_every_width_of_a_spot_is_cut_before_the_next_batch_of_spots(tmp_path):
+    with open_image(ramp(tmp_path / "ramp.png")) as image:
+        batches = list(
+            cut_patches(
+                image,
+                np.array([[100.0, 100], [200, 200], [300, 300]]),
+                microns_per_pixel=0.5,
+                configs=[
+                    PatchConfig(side_um=32, side_px=32),
+                    PatchConfig(side_um=64, side_px=64),
+                ],
+                batch_size=2,
+            )
+        )
+    assert [(batch.width, len(batch.pixels_BHWC)) for batch in batches] == [
+        (0, 2),
+        (1, 2),
+        (0, 1),
+        (1, 1),
+    ]
+    middle = batches[1].pixels_BHWC[1, 31:33, 31:33, 0].mean()
+    assert middle == pytest.approx(100, abs=1)
+    left = [float(batch.pixels_BHWC[-1, 5, 0, 0]) * 2 for batch in batches[2:]]
+    assert left == pytest.approx([300 - 32, 300 - 64], abs=3)  # 0.5 µm/px
 
 
 def test_batches_come_in_spot_order_and_the_last_may_be_smaller(tmp_path):
