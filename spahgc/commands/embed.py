@@ -48,7 +48,6 @@ def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 show_default=True,
                 help="Average over a patch's 4 rotations, or over these and their mirror images.",
             ),
-            click.option("--name", "called", help="Name for the embeddings, not the encoder's."),
             click.option("--device", default="cpu", show_default=True, help="As torch names it."),
             click.option(
                 "--workers",
@@ -70,6 +69,7 @@ def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--verify", is_flag=True, help="Embed a sample of the spots again, compare, write nothing."
 )
+@click.option("--name", "called", help="What to call the embeddings, not after their encoder.")
 @click.option("--json", "as_json", is_flag=True, help="Print a report for machines.")
 def embed(
     store: Path,
@@ -121,8 +121,8 @@ def _config(
     patch_um: tuple[float, ...],
     patch_px: int | None,
     views: Any,  # noqa: ANN401  one of the choices above
-    called: str | None,
     device: str,
+    called: str | None = None,
 ) -> EmbeddingConfig:
     from spahgc.ingest.fields import DEFAULT_FIELDS, EmbeddingConfig, Field
 
