@@ -48,6 +48,13 @@ def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 show_default=True,
                 help="Average over a patch's 4 rotations, or over these and their mirror images.",
             ),
+            click.option(
+                "--precision",
+                type=click.Choice(["float32", "bfloat16", "float16"]),
+                default="float32",
+                show_default=True,
+                help="Of the forward pass; the shorter ones are for GPUs.",
+            ),
             click.option("--device", default="cpu", show_default=True, help="As torch names it."),
             click.option(
                 "--workers",
@@ -121,6 +128,7 @@ def _config(
     patch_um: tuple[float, ...],
     patch_px: int | None,
     views: Any,  # noqa: ANN401  one of the choices above
+    precision: Any,  # noqa: ANN401  the same
     device: str,
     called: str | None = None,
 ) -> EmbeddingConfig:
@@ -133,6 +141,7 @@ def _config(
         weights=weights,
         fields=tuple(dict.fromkeys(fields)),
         name=called,
+        precision=precision,
         device=device,
     )
 

@@ -230,7 +230,7 @@ def _lacking(slide: StoredSlide, encoder: Encoder, config: EmbeddingConfig) -> D
         else:
             fields.append(field)
     if fields:
-        _check_image(slide)
+        check_image(slide)
     for field in fields:
         _, scale = image_and_scale(slide)
         size = tuple(slide.record["image"]["size"])

@@ -128,12 +128,13 @@ def config_like(
     MismatchError
         If the fingerprints are of several encoders.
     """
-    encoders = sorted({str(fingerprint["encoder"]) for fingerprint in fingerprints})
-    if len(encoders) != 1:
+    asked = sorted({(str(f["encoder"]), f.get("precision", "float32")) for f in fingerprints})
+    if len(asked) != 1:
+        found = ", ".join(f"{encoder} in {precision}" for encoder, precision in asked)
         raise MismatchError(
-            f"embeddings of {len(encoders)} encoders ({', '.join(encoders)}) in one pass, "
-            "expected one encoder at a time"
+            f"embeddings of {len(asked)} encoders ({found}) in one pass, expected one at a time"
         )
+    ((encoder, precision),) = asked
     fields = tuple(
         Field(
             side_um=float(fingerprint["patch_um"]),
@@ -142,4 +143,6 @@ def config_like(
         )
         for fingerprint in fingerprints
     )
-    return EmbeddingConfig(encoder=encoders[0], weights=weights, fields=fields, device=device)
+    return EmbeddingConfig(
+        encoder=encoder, weights=weights, fields=fields, precision=precision, device=device
+    )

@@ -9,8 +9,8 @@ import torch
 from spahgc.errors import EncoderError, ImageError, MismatchError, MissingError
 from spahgc.ingest import embedding, images, shards
 from spahgc.ingest.embedding import embed_image_slide, embed_slides
-from spahgc.ingest.encoders import timm
 from spahgc.ingest.fields import EmbeddingConfig, Field, config_like
+from spahgc.ingest.networks import timm_networks
 from spahgc.store import drafts
 from spahgc.store.care import verify_store
 from spahgc.store.cohort import open_cohort
@@ -186,7 +186,7 @@ def test_a_field_that_is_there_is_not_embedded_again(store, monkeypatch):
 
 
 def test_an_encoder_that_takes_one_size_only_says_so(store, tmp_path):
-    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    vit = timm_networks.timm.create_model("vit_tiny_patch16_224", num_classes=0)
     torch.save(vit.state_dict(), tmp_path / "vit.pth")
     config = EmbeddingConfig(
         encoder="timm:vit_tiny_patch16_224",
