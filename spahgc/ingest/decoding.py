@@ -1,18 +1,21 @@
-"""Plain images, decoded whole by Pillow: JPEG, PNG and striped TIFF."""
+"""Decode plain images: JPEG by libjpeg-turbo; PNG, TIFF and odd JPEG by Pillow."""
 
 import logging
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile
 
 from spahgc.errors import ImageError
+
+TURBO: Final = "libjpeg-turbo"
 
 _FORMATS: Final = ("JPEG", "PNG", "TIFF")
 _EIGHT_BIT_MODES: Final = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
@@ -43,21 +46,14 @@ def opened(path: Path, *, remarks: list[str] | None = None) -> Iterator[ImageFil
         yield image
 
 
-def refuse_undecodable(path: Path, image: ImageFile.ImageFile, *, at_most: int) -> None:
-    """Refuse an image of more than ``at_most`` pixels, or of more than 8 bits per channel.
+def refuse_undecodable(path: Path, image: ImageFile.ImageFile) -> None:
+    """Refuse an image of more than 8 bits per channel.
 
     Raises
     ------
     ImageError
         If it is one.
     """
-    width, height = image.size
-    if width * height > at_most:
-        raise ImageError(
-            f"{path}: {width} x {height} px is too large to decode, expected at most "
-            f"{at_most:,} px; convert it once, "
-            f"`vips tiffsave {path.name} {path.stem}.tif --tile --pyramid`, and give the result"
-        )
     is_wide = image.mode.startswith("I;16") or any(";16" in str(tile.args) for tile in image.tile)
     if is_wide or image.mode not in _EIGHT_BIT_MODES:
         raise ImageError(
@@ -79,6 +75,22 @@ def orientation_remarks(path: Path, image: ImageFile.ImageFile) -> tuple[str, ..
         "taken as they are stored: check that the coordinates were measured that way"
     )
     return (text,)
+
+
+def decoder_of(image: ImageFile.ImageFile) -> str:
+    """Name what `decode` will decode an image with."""
+    is_usual = image.format == "JPEG" and image.mode in {"RGB", "L"}
+    return TURBO if is_usual else "pillow"
+
+
+def decode(path: Path, decoder: str) -> NDArray[np.uint8]:
+    """Decode an image whole: (height, width, 3) RGB, over white where it is transparent."""
+    if decoder == TURBO:
+        # Anything unusual raises here, and Pillow, three times slower, is the judge of it.
+        with suppress(ValueError):
+            return np.asarray(simplejpeg.decode_jpeg(path.read_bytes()))
+    with opened(path) as image:
+        return np.asarray(over_white(image))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spahgc.errors import ImageError
-from spahgc.ingest.images import SlideImage
+from spahgc.ingest.slide_image import SlideImage
 
 MAX_PADDED: Final = 0.75
 """A patch with a larger share outside the image has its center there, or is wider than the image;

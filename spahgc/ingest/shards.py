@@ -18,9 +18,10 @@ from spahgc.ingest.fields import (
     embedding_name,
     patch_config,
 )
-from spahgc.ingest.images import Level, SlideImage, open_image
+from spahgc.ingest.images import open_image
 from spahgc.ingest.patches import PatchBatch, cut_patches, padded_share
 from spahgc.ingest.prefetch import prefetch
+from spahgc.ingest.slide_image import Level, SlideImage
 from spahgc.store.cohort import open_cohort
 from spahgc.store.drafts import EmbeddingDraft, RowRange
 from spahgc.store.slide import StoredSlide

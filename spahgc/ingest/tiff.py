@@ -2,6 +2,9 @@
 
 import logging
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree as ET
@@ -11,6 +14,7 @@ import tifffile
 from spahgc.errors import ImageError
 
 _ORIENTATION: Final = 274
+_PAGES: Final = 1000  # looked at; a stack of more has told enough
 _MICRONS_OF_UNIT: Final = {"\u00b5m": 1.0, "\u03bcm": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 _STARTS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF, both byte orders
 
@@ -42,10 +46,49 @@ def read_ome_pixel_size(path: Path) -> tuple[float, float] | None:
         If the first picture is not 8 bits per channel, its channels are separate pictures, or
         it is stored turned or mirrored.
     """
+    with _opened(path) as tiff:
+        _refuse_misread(path, tiff)
+        return _ome_pixel_size(tiff.ome_metadata)
+
+
+def page_remarks(path: Path) -> tuple[str, ...]:
+    """Say so where a TIFF holds other pictures beside its first one, which alone is read.
+
+    Smaller pictures of the same shape are levels, and what is marked as reduced or as a mask is
+    no picture of its own.
+
+    Raises
+    ------
+    ImageError
+        If another picture is larger than the first one: it is not clear which is the slide.
+    """
+    with _opened(path) as tiff:
+        first = _size_of(tiff.pages.first)
+        others = [
+            _size_of(page) for page in tiff.pages[1:_PAGES] if not (page.is_reduced or page.is_mask)
+        ]
+    larger = [size for size in others if prod(size) > prod(first)]
+    if larger:
+        raise ImageError(
+            f"{path}: its first picture has {first[0]} x {first[1]} px and a later one "
+            f"{larger[0][0]} x {larger[0][1]} px, expected the slide first; save it alone, "
+            f"`vips copy {path.name}[page=N] slide.tif`"
+        )
+    n_same = others.count(first)
+    if not n_same:
+        return ()
+    return (f"{path.name} holds {n_same + 1} pictures of one size; only the first is read",)
+
+
+def _size_of(page: Any) -> tuple[int, int]:  # noqa: ANN401  tifffile is untyped
+    return page.imagewidth, page.imagelength
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with tifffile.TiffFile(path) as tiff:
-            _refuse_misread(path, tiff)
-            return _ome_pixel_size(tiff.ome_metadata)
+            yield tiff
     except ImageError:
         raise
     except (tifffile.TiffFileError, struct.error, LookupError, TypeError, ValueError) as error:

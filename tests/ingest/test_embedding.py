@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spahgc.errors import EncoderError, ImageError, MismatchError, MissingError
-from spahgc.ingest import embedding, images, shards
+from spahgc.ingest import embedding, plain_images, shards
 from spahgc.ingest.embedding import embed_image_slide, embed_slides
 from spahgc.ingest.fields import EmbeddingConfig, Field, config_like
 from spahgc.ingest.networks import timm_networks
@@ -139,8 +139,8 @@ def test_each_field_of_view_is_an_embedding_of_its_own(store, pictured_slide):
 
 def test_all_fields_are_cut_from_one_decoding(store, monkeypatch):
     n_decoded = []
-    decode = images.over_white
-    monkeypatch.setattr(images, "over_white", lambda image: n_decoded.append(1) or decode(image))
+    decode = plain_images.decode
+    monkeypatch.setattr(plain_images, "decode", lambda *a: n_decoded.append(1) or decode(*a))
     embed_slides(store.path, config=fields(Field(), Field(side_um=154), Field(side_um=60, views=4)))
     assert len(n_decoded) == 1
 

@@ -18,11 +18,12 @@ from textwrap import shorten
 from typing import Any, Final, NamedTuple
 
 from spahgc.errors import SlideFormatError
-from spahgc.ingest.images import SlideImage, open_image
+from spahgc.ingest.images import open_image
 from spahgc.ingest.readers.genes import DuplicateRule
 from spahgc.ingest.readers.h5ad_table import SpotTable, read_spot_table
 from spahgc.ingest.readers.overlay import check_overlay, thumbnails
 from spahgc.ingest.readers.scales import agreed_scales, lattice_scale
+from spahgc.ingest.slide_image import SlideImage
 from spahgc.schema import Finding, Slide
 
 _IMAGE_SUFFIXES: Final = (".tif", ".tiff", ".svs")

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spahgc.errors import ImageError
-from spahgc.ingest.images import SlideImage, open_image
+from spahgc.ingest.images import open_image
 from spahgc.ingest.readers.overlay import thumbnails
 from spahgc.ingest.readers.scales import SCALES_DIFFER
+from spahgc.ingest.slide_image import SlideImage
 from spahgc.ingest.tissue import find_tissue, share_of_tissue
 from spahgc.schema import Finding, Slide
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spahgc.errors import SlideFormatError
-from spahgc.ingest.images import SlideImage
+from spahgc.ingest.slide_image import SlideImage
 from spahgc.schema import Finding, Thumbnail
 
 _THUMBNAIL_PX: Final = {"hires": 2000, "lowres": 600}

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from spahgc.errors import SlideFormatError, SpahgcError
-from spahgc.ingest.images import SlideImage, open_image
+from spahgc.ingest.images import open_image
 from spahgc.ingest.readers.genes import (
     DuplicateRule,
     ResolvedGenes,
@@ -28,6 +28,7 @@ from spahgc.ingest.readers.scales import agreed_scales
 from spahgc.ingest.readers.st_joining import add_labels, join, place_on_lattice
 from spahgc.ingest.readers.st_layouts import StFiles, find_sections
 from spahgc.ingest.readers.st_tables import PIXELS, StCounts, read_counts, read_labels, read_spots
+from spahgc.ingest.slide_image import SlideImage
 from spahgc.schema import Finding, Slide
 
 __all__ = ["PRESETS", "Preset", "StArray", "StFiles", "find_sections", "read_st"]

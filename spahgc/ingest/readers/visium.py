@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spahgc.errors import SlideFormatError, SpahgcError
-from spahgc.ingest.images import SlideImage, open_image
+from spahgc.ingest.images import open_image
 from spahgc.ingest.readers.genes import DuplicateRule
 from spahgc.ingest.readers.problems import attempt, raise_together
 from spahgc.ingest.readers.scales import agreed_scales
@@ -46,6 +46,7 @@ from spahgc.ingest.readers.visium_pictures import (
     read_thumbnails,
 )
 from spahgc.ingest.readers.visium_positions import read_visium_positions
+from spahgc.ingest.slide_image import SlideImage
 from spahgc.schema import Finding, Slide, Thumbnail
 
 _SCALED_SPOT_UM: Final = 65.0  # what spot_diameter_fullres is documented to measure

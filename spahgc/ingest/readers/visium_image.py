@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spahgc.errors import SlideFormatError
-from spahgc.ingest.images import SlideImage
+from spahgc.ingest.slide_image import SlideImage
 from spahgc.schema import Finding, Thumbnail
 
 _TOLERATED_OUTSIDE: Final = 0.03  # share of the spots

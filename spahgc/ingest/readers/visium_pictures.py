@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spahgc.errors import SlideFormatError
-from spahgc.ingest.images import SlideImage
 from spahgc.ingest.readers.visium_folders import read_bytes
+from spahgc.ingest.slide_image import SlideImage
 from spahgc.schema import Finding, Thumbnail
 
 _THUMBNAIL_PX: Final = {"hires": 2000, "lowres": 600}

@@ -1,0 +1,159 @@
+"""What every open slide image can do, whichever library reads it.
+
+Coordinates are x, y in level-0 pixels; pixel i covers [i, i + 1), so the center of the first
+pixel is 0.5 and an image of width w ends at w.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from spahgc.errors import ImageError
+from spahgc.ingest.boxes import Box, Size, share_outside
+from spahgc.schema import SlideImageFile, Thumbnail
+
+MAX_DECODED_PIXELS: Final = 300_000_000
+"""Largest plain image that is decoded whole, in pixels; decoding needs up to 7 bytes for each."""
+
+WHITE: Final = (255, 255, 255)
+"""What lies outside an image."""
+
+
+class Square(NamedTuple):
+    """A square piece of a slide image."""
+
+    pixels: NDArray[np.uint8]
+    """(out_px, out_px, 3) RGB."""
+
+    padded_fraction: float
+    """Share of the square's area that lies outside the image and is white, 0 to 1."""
+
+
+class Level(NamedTuple):
+    """One of the resolutions at which a file holds its picture."""
+
+    number: int
+    """0 is the finest."""
+
+    downsample: float
+    """Width of one of its pixels, in level-0 pixels."""
+
+
+class SlideImage(ABC):
+    """An open slide image; use it in a ``with`` block.
+
+    Several threads may read one image. Only the header is read before the first square or
+    thumbnail. Transparent parts are shown over white. Pixels lie as the file stores them;
+    ``remarks`` has a line for a person where the file asks for something else.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        size: Size,
+        reader: str,
+        microns_per_pixel: float | None,
+        remarks: tuple[str, ...] = (),
+    ) -> None:
+        self.path = path
+        self.size = size
+        self.reader = reader
+        self.microns_per_pixel = microns_per_pixel
+        self.remarks = remarks
+
+    @property
+    def file(self) -> SlideImageFile:
+        """What a `Slide` records of this image."""
+        return SlideImageFile(path=self.path, size=self.size, reader=self.reader)
+
+    def read_square(self, center_xy: tuple[float, float], *, side_px: float, out_px: int) -> Square:
+        """Read a square around a point, resampled once (bicubic, antialiased).
+
+        Parameters
+        ----------
+        center_xy
+            Center of the square, in level-0 pixels; need not be whole.
+        side_px
+            Side of the square, in level-0 pixels; need not be whole.
+        out_px
+            Side of the returned square, in its own pixels.
+
+        Raises
+        ------
+        ImageError
+            If the center is not a number or the pixels cannot be decoded.
+        """
+        x, y = float(center_xy[0]), float(center_xy[1])
+        if not (isfinite(x) and isfinite(y) and isfinite(side_px) and side_px > 0 and out_px > 0):
+            raise ImageError(
+                f"{self.path}: cannot cut {side_px} px around ({x}, {y}) into {out_px} px, "
+                "expected finite coordinates and positive sides"
+            )
+        half = side_px / 2
+        box = (x - half, y - half, x + half, y + half)
+        with as_image_errors(self.path):
+            pixels = np.array(self._resampled(box, (out_px, out_px)))
+        return Square(pixels, share_outside(box, self.size))
+
+    def thumbnail(self, longest_px: int) -> Thumbnail:
+        """Shrink the whole image until its longer side has at most ``longest_px`` pixels."""
+        scale = min(1.0, longest_px / max(self.size))
+        width, height = (max(1, round(side * scale)) for side in self.size)
+        with as_image_errors(self.path):
+            pixels = self._shrunk((width, height))
+        return Thumbnail(pixels=pixels, scale=scale)
+
+    def level_for(self, wanted: float) -> Level:  # noqa: ARG002  a plain image has but one
+        """Choose the coarsest level that is no coarser than ``wanted`` level-0 pixels."""
+        return Level(0, 1.0)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file and of decoded pixels."""
+
+    @abstractmethod
+    def _resampled(self, box: Box, size: Size) -> Image.Image: ...
+
+    @abstractmethod
+    def _shrunk(self, size: Size) -> NDArray[np.uint8]: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def resample(pixels: Image.Image, size: Size, box: Box) -> Image.Image:
+    """Resample a box of an image once: bicubic, antialiased.
+
+    Where four pixels or more become one, blocks of two or more are averaged first, as the levels
+    of a pyramid are: it looks the same and takes half the time.
+    """
+    return pixels.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+
+
+@contextmanager
+def as_image_errors(path: Path) -> Iterator[None]:
+    """Turn what the libraries raise into an `ImageError` of one line."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        found = "is empty" if path.stat().st_size == 0 else "is no image"
+        raise ImageError(
+            f"{path} {found}, expected JPEG, PNG, TIFF or a format that OpenSlide reads"
+        ) from None
+    except (OSError, SyntaxError, ValueError, EOFError, openslide.OpenSlideError) as error:
+        reason = " ".join(str(error).split())
+        raise ImageError(f"{path} cannot be read as an image: {reason}") from error
