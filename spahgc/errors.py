@@ -14,7 +14,8 @@ The tree::
     ├── MissingError          an earlier step has not been run                  (also LookupError)
     ├── MismatchError         two stored things do not fit together             (also ValueError)
     ├── ProtocolError         the split asked for cannot be judged honestly     (also ValueError)
-    └── InstallationError     a library is missing, or installed twice          (also ImportError)
+    ├── InstallationError     a library is missing, or installed twice          (also ImportError)
+    └── WorkerError           a cluster's workers died, or nobody answers       (also RuntimeError)
 """
 
 
@@ -68,3 +69,7 @@ class ProtocolError(SpahgcError, ValueError):
 
 class InstallationError(SpahgcError, ImportError):
     """A library that spahgc needs is missing, or installed in two versions at once."""
+
+
+class WorkerError(SpahgcError, RuntimeError):
+    """The workers of a cluster died over a piece of work, or its scheduler does not answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -55,7 +56,12 @@ def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 show_default=True,
                 help="Of the forward pass; the shorter ones are for GPUs.",
             ),
-            click.option("--device", default="cpu", show_default=True, help="As torch names it."),
+            click.option(
+                "--device",
+                default="auto",
+                show_default=True,
+                help="auto, cpu, cuda, cuda:N or mps.",
+            ),
             click.option(
                 "--workers",
                 type=click.IntRange(min=0),
@@ -103,21 +109,23 @@ def embed_stored(
     **how: Any,  # noqa: ANN401  see embedding_options
 ) -> EmbeddingReport:
     """Embed slides of a store, with a bar."""
+    from spahgc.ingest.cluster import Cluster
     from spahgc.ingest.embedding import embed_slides
     from spahgc.store.cohort import open_cohort
 
     cohort = open_cohort(store)
     names = list(cohort.slides) if slides is None else list(slides)
     config = _config(**how)
+    is_shared = workers > 0 or scheduler is not None
     n_spots = sum(cohort[name].n_spots for name in names if cohort[name].entry.image)
     with progress_bar(f"embedding with {config.encoder}", n_spots, unit="spots") as advance:
         return embed_slides(
             store,
             config=config,
             slides=names,
-            workers=workers,
-            scheduler=scheduler,
+            cluster=Cluster(workers=workers, scheduler=scheduler) if is_shared else None,
             advance=advance,
+            tell=partial(click.echo, err=True),
         )
 
 

@@ -1,38 +1,147 @@
 """Embed shards on a Dask cluster: one of this machine's, or one that runs already."""
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from typing import Any
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any, Final, TypeAlias
 
+import torch
+
+from spahgc.errors import WorkerError
 from spahgc.ingest.shards import Advance, FinishedShard, ShardTask, embed_shards, ignore
+
+Tell: TypeAlias = Callable[[str], None]
+"""Told, in a line for people, what they may want to know while a run goes on."""
+
+AHEAD: Final = 2
+"""Tasks per worker that the scheduler holds at a time."""
+
+DEATHS: Final = 5
+"""Workers that may die over one shard before the run gives up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Where Dask's workers are."""
+
+    workers: int = 1
+    """Processes to start on this machine; with several GPUs, each takes one in turn."""
+
+    scheduler: str | None = None
+    """Address of a Dask scheduler that runs already, instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """What a worker has of its machine."""
+
+    threads: int | None
+    """Of a forward pass; None leaves them as the worker was started."""
+
+    takes_turns: bool
+    """Whether workers share the GPUs by their number; dask-cuda does it by itself."""
 
 
 def embed_on_dask(
-    workers: int, scheduler: str | None, tasks: Iterable[ShardTask], advance: Advance
+    cluster: Cluster, tasks: Iterable[ShardTask], advance: Advance, *, tell: Tell
 ) -> Iterator[FinishedShard]:
-    """Embed shards on a cluster, two tasks a worker in flight; give each once it is written."""
-    from distributed import Client, LocalCluster, as_completed
+    """Embed shards on a cluster and give each once its worker has written it.
 
-    pending = list(tasks)
+    A worker that dies takes no shard with it: the shard is given to another, and written again.
+
+    Raises
+    ------
+    WorkerError
+        If `DEATHS` workers died over one shard, or the scheduler cannot be reached.
+    """
+    import dask
+    from distributed import as_completed
+
+    waiting = iter(tasks)
+    patience = {"distributed.scheduler.allowed-failures": DEATHS - 1}
     with ExitStack() as stack:
-        address: Any = scheduler
-        if scheduler is None:
-            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-            address = stack.enter_context(cluster)
-        client = stack.enter_context(Client(address))
-        ahead = 2 * max(1, len(client.scheduler_info()["workers"]))
+        stack.enter_context(dask.config.set(patience))
+        client = stack.enter_context(_connected(cluster, stack))
+        tell(f"Dask dashboard: {client.dashboard_link}")
+        place = _Place(threads=_threads_each(cluster), takes_turns=not _has_dask_cuda())
+        n_ahead = AHEAD * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+
+        def submit(task: ShardTask) -> Any:  # noqa: ANN401  dask has no types
+            return client.submit(_embed_shard, task, place, pure=False)
+
         running = as_completed(
-            [client.submit(_embed_shard, task, pure=False) for task in pending[:ahead]]
+            submit(task) for _, task in zip(range(n_ahead), waiting, strict=False)
         )
-        waiting = iter(pending[ahead:])
         for future in running:
-            done: FinishedShard = future.result()
+            done = _result(future)
             advance(done.task.rows.stop - done.task.rows.start)
             if (following := next(waiting, None)) is not None:
-                running.add(client.submit(_embed_shard, following, pure=False))
+                running.add(submit(following))
             yield done
 
 
-def _embed_shard(task: ShardTask) -> FinishedShard:
-    (done,) = embed_shards([task], ignore)
+def _connected(cluster: Cluster, stack: ExitStack) -> Any:  # noqa: ANN401  dask has no types
+    from distributed import Client, LocalCluster
+
+    if cluster.scheduler is not None:
+        try:
+            return Client(cluster.scheduler)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise WorkerError(
+                f"no Dask scheduler answers at {cluster.scheduler}; start one with `dask "
+                "scheduler` and workers with `dask worker ADDRESS`, both from this environment"
+            ) from error
+    dashboard = "127.0.0.1:0"  # any free port, and not for the neighbours
+    if _has_dask_cuda():
+        from dask_cuda import LocalCUDACluster
+
+        local = LocalCUDACluster(n_workers=cluster.workers, dashboard_address=dashboard)
+    else:
+        local = LocalCluster(
+            n_workers=cluster.workers, threads_per_worker=1, dashboard_address=dashboard
+        )
+    return Client(stack.enter_context(local))
+
+
+def _has_dask_cuda() -> bool:
+    return torch.cuda.is_available() and find_spec("dask_cuda") is not None
+
+
+def _threads_each(cluster: Cluster) -> int | None:
+    """Share this machine's cores; on others each worker was started as its owner wanted."""
+    if cluster.scheduler is not None:
+        return None
+    return max(1, (os.cpu_count() or 1) // cluster.workers)
+
+
+def _result(future: Any) -> FinishedShard:  # noqa: ANN401  dask has no types
+    from distributed import KilledWorker
+
+    try:
+        done: FinishedShard = future.result()
+    except KilledWorker as error:
+        raise WorkerError(
+            f"{DEATHS} workers died over one shard ({error.last_worker.address} last), probably "
+            "for want of memory; take fewer `--workers`, and the run goes on with what is missing"
+        ) from error
     return done
+
+
+def _embed_shard(task: ShardTask, place: _Place) -> FinishedShard:
+    if place.threads is not None:
+        torch.set_num_threads(place.threads)
+    own = _on_own_device(task) if place.takes_turns else task
+    (done,) = embed_shards([own], ignore)
+    return replace(done, task=task)
+
+
+def _on_own_device(task: ShardTask) -> ShardTask:
+    """Give the workers of one machine its GPUs in turn."""
+    from distributed import get_worker
+
+    n_gpus, number = torch.cuda.device_count(), get_worker().name
+    if task.config.device not in {"auto", "cuda"} or n_gpus < 2 or not isinstance(number, int):
+        return task
+    return replace(task, config=replace(task.config, device=f"cuda:{number % n_gpus}"))

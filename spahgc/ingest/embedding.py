@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spahgc.errors import EncoderError, ImageError, MismatchError, MissingError
-from spahgc.ingest.cluster import embed_on_dask
+from spahgc.ingest.cluster import Cluster, Tell, embed_on_dask
 from spahgc.ingest.encoders import Encoder
 from spahgc.ingest.fields import (
     EmbeddingConfig,
@@ -27,7 +27,7 @@ from spahgc.ingest.shards import (
     ShardTask,
     cut_all,
     embed_shards,
-    embed_views,
+    forward_once,
     ignore,
     image_and_scale,
     load_once,
@@ -73,9 +73,9 @@ def embed_slides(
     *,
     config: EmbeddingConfig,
     slides: Sequence[str] | None = None,
-    workers: int = 0,
-    scheduler: str | None = None,
+    cluster: Cluster | None = None,
     advance: Advance | None = None,
+    tell: Tell | None = None,
 ) -> EmbeddingReport:
     """Embed every patch of the slides that have an image and lack one of these embeddings.
 
@@ -89,12 +89,12 @@ def embed_slides(
         Encoder and fields of view.
     slides
         Names; all by default.
-    workers
-        Processes of a Dask cluster on this machine; 0 embeds in this process.
-    scheduler
-        Address of a running Dask scheduler, instead of ``workers``.
+    cluster
+        Where to embed; in this process by default.
     advance
         Told how many more spots are done.
+    tell
+        Told where the dashboard of a cluster is.
 
     Raises
     ------
@@ -102,6 +102,8 @@ def embed_slides(
         If the encoder cannot be had, or takes no patches of the size asked for.
     ImageError, MissingError
         If an image moved or changed since it was ingested, or has no µm per pixel.
+    WorkerError
+        If the cluster's workers die over and over.
     """
     cohort = open_cohort(store)
     encoder = load_once(config)
@@ -114,7 +116,9 @@ def embed_slides(
             left_out[slide.name] = "no full-resolution image"
         elif drafts := _lacking(slide, encoder, config):
             wanted[slide.name] = drafts
-    run = partial(embed_on_dask, workers, scheduler) if workers or scheduler else embed_shards
+    run: Run = embed_shards
+    if cluster is not None and wanted:
+        run = partial(embed_on_dask, cluster, tell=tell or _hush)
     flat = _embed_and_commit(wanted, config, run, advance or ignore)
     return EmbeddingReport(
         embeddings=tuple(embedding_name(encoder, config, field) for field in config.fields),
@@ -171,7 +175,8 @@ def embed_image_slide(
     batches = cut_all(slide.image.path, slide.centers, slide.microns_per_pixel, config)
     for batch in prefetch(batches):
         views = config.fields[batch.width].views
-        vectors[batch.width].append(embed_views(encoder, batch.pixels_BHWC, views=views))
+        vectors_BD = forward_once(config).embed_views(batch.pixels_BHWC, views=views)
+        vectors[batch.width].append(vectors_BD)
         if batch.width == len(config.fields) - 1:
             (advance or ignore)(len(batch.pixels_BHWC))
     open_once.cache_clear()
@@ -237,6 +242,10 @@ def _lacking(slide: StoredSlide, encoder: Encoder, config: EmbeddingConfig) -> D
         path = Path(slide.entry.image or "")
         refuse_outside(path, slide.centers, size=size, side_px=field.side_um / scale)
     return {field: start_draft(slide, encoder, config, field) for field in fields}
+
+
+def _hush(_: str) -> None:
+    """Tell nobody."""
 
 
 def _refuse_sizes(encoder: Encoder, config: EmbeddingConfig) -> None:

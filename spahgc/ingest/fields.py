@@ -67,8 +67,8 @@ class EmbeddingConfig:
     name: str | None = None
     """What to call the embeddings in place of the encoder's name."""
 
-    device: str = "cpu"
-    """As torch names it."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
 
     precision: Precision = "float32"
     """Of the forward pass."""
@@ -110,7 +110,7 @@ def embedding_fingerprint(
 
 
 def config_like(
-    fingerprints: Sequence[Mapping[str, Any]], *, weights: Path | None = None, device: str = "cpu"
+    fingerprints: Sequence[Mapping[str, Any]], *, weights: Path | None = None, device: str = "auto"
 ) -> EmbeddingConfig:
     """Say how to embed as recorded: one field per fingerprint, in their order.
 
@@ -121,7 +121,7 @@ def config_like(
     weights
         Weights the encoder was given, where it was.
     device
-        As torch names it.
+        As in `EmbeddingConfig`.
 
     Raises
     ------

@@ -1,7 +1,9 @@
 """Cut the square of tissue around each spot, at a stated width in µm."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -48,6 +50,7 @@ def cut_patches(
     microns_per_pixel: float,
     configs: Sequence[PatchConfig],
     batch_size: int,
+    threads: int = 1,
 ) -> Iterator[PatchBatch]:
     """Cut patches of every width around each spot: a batch of spots at a time, width after width.
 
@@ -63,6 +66,8 @@ def cut_patches(
         Widths in µm and in pixels.
     batch_size
         Patches per batch; the last one may be smaller.
+    threads
+        That cut at once.
 
     Raises
     ------
@@ -72,19 +77,25 @@ def cut_patches(
     for config in configs:
         side_px = config.side_um / microns_per_pixel
         refuse_outside(image.path, centers_S2, size=image.size, side_px=side_px)
-    for start in range(0, len(centers_S2), batch_size):
-        centers_B2 = centers_S2[start : start + batch_size]
-        for width, config in enumerate(configs):
-            side_px = config.side_um / microns_per_pixel
-            pixels_BHWC = np.stack(
-                [
-                    image.read_square(
-                        (float(x), float(y)), side_px=side_px, out_px=config.side_px
-                    ).pixels
-                    for x, y in centers_B2
-                ]
-            )
-            yield PatchBatch(pixels_BHWC=pixels_BHWC, width=width, flat_B=_is_flat(pixels_BHWC))
+    with ThreadPoolExecutor(threads) as pool:
+        run = pool.map if threads > 1 else map
+        for start in range(0, len(centers_S2), batch_size):
+            for width, config in enumerate(configs):
+                read = partial(
+                    _read_pixels,
+                    image,
+                    side_px=config.side_um / microns_per_pixel,
+                    out_px=config.side_px,
+                )
+                pixels_BHWC = np.stack(list(run(read, centers_S2[start : start + batch_size])))
+                yield PatchBatch(pixels_BHWC=pixels_BHWC, width=width, flat_B=_is_flat(pixels_BHWC))
+
+
+def _read_pixels(
+    image: SlideImage, center_2: NDArray[np.float64], *, side_px: float, out_px: int
+) -> NDArray[np.uint8]:
+    x, y = center_2
+    return image.read_square((float(x), float(y)), side_px=side_px, out_px=out_px).pixels
 
 
 def padded_share(

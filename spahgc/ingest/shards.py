@@ -1,10 +1,11 @@
 """One shard of one slide's embeddings: patches cut ahead, embedded, written."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from spahgc.ingest.fields import (
     embedding_name,
     patch_config,
 )
+from spahgc.ingest.forward import ForwardPass, choose_device
 from spahgc.ingest.images import open_image
 from spahgc.ingest.patches import PatchBatch, cut_patches, padded_share
 from spahgc.ingest.prefetch import prefetch
@@ -25,6 +27,9 @@ from spahgc.ingest.slide_image import Level, SlideImage
 from spahgc.store.cohort import open_cohort
 from spahgc.store.drafts import EmbeddingDraft, RowRange
 from spahgc.store.slide import StoredSlide
+
+CUTTERS: Final = min(8, os.cpu_count() or 1)
+"""Threads that cut patches for a GPU; beside a CPU's forward pass one does, and more disturb."""
 
 Advance: TypeAlias = Callable[[int], None]
 """Told how many more spots are done."""
@@ -82,7 +87,7 @@ def embed_shards(tasks: Iterable[ShardTask], advance: Advance) -> Iterator[Finis
     n_flat: dict[int, int] = {}
     for task, batch in prefetch(_batches(tasks)):
         views = task.config.fields[batch.width].views
-        vectors_BD = embed_views(load_once(task.config), batch.pixels_BHWC, views=views)
+        vectors_BD = forward_once(task.config).embed_views(batch.pixels_BHWC, views=views)
         vectors.setdefault(batch.width, []).append(vectors_BD)
         n_flat[batch.width] = n_flat.get(batch.width, 0) + int(batch.flat_B.sum())
         if batch.width < len(task.config.fields) - 1:
@@ -91,34 +96,6 @@ def embed_shards(tasks: Iterable[ShardTask], advance: Advance) -> Iterator[Finis
         if sum(map(len, vectors[batch.width])) == task.rows.stop - task.rows.start:
             yield _write(task, vectors, n_flat)
             vectors, n_flat = {}, {}
-
-
-def embed_views(
-    encoder: Encoder, pixels_BHWC: NDArray[np.uint8], *, views: int
-) -> NDArray[np.float32]:
-    """Average a patch's embeddings over its flips and rotations.
-
-    Parameters
-    ----------
-    encoder
-        Its input may be any square here.
-    pixels_BHWC
-        (B, H, W, 3) uint8 RGB, H equal to W.
-    views
-        1 as it lies; 4 turned by every quarter; 8 these and their mirror images.
-
-    Returns
-    -------
-    NDArray[np.float32]
-        (B, D).
-    """
-    turned = [np.rot90(pixels_BHWC, quarter, axes=(1, 2)) for quarter in range(min(views, 4))]
-    if views == 8:
-        turned += [view_BHWC[:, :, ::-1] for view_BHWC in turned]
-    sum_BD = encoder.embed(np.ascontiguousarray(turned[0])).astype(np.float64)
-    for view_BHWC in turned[1:]:
-        sum_BD += encoder.embed(np.ascontiguousarray(view_BHWC))
-    return (sum_BD / views).astype(np.float32)
 
 
 def _write(
@@ -152,18 +129,28 @@ def cut_all(
         centers_S2,
         microns_per_pixel=microns_per_pixel,
         configs=[patch_config(encoder, field) for field in config.fields],
-        batch_size=config.batch_size or encoder.batch_size,
+        batch_size=forward_once(config).batch_size,
+        threads=1 if encoder.device.type == "cpu" else CUTTERS,
     )
 
 
 def load_once(config: EmbeddingConfig) -> Encoder:
     """Load an encoder; a process that asks again gets the same one."""
-    return _load(config.encoder, config.weights, config.device, config.precision)
+    return forward_once(config).encoder
+
+
+def forward_once(config: EmbeddingConfig) -> ForwardPass:
+    """Load an encoder and choose its batch size; a process that asks again gets the same one."""
+    device = choose_device(config.device)
+    return _forward(config.encoder, config.weights, device, config.precision, config.batch_size)
 
 
 @lru_cache(maxsize=1)
-def _load(name: str, weights: Path | None, device: str, precision: Precision) -> Encoder:
-    return load_encoder(name, weights=weights, device=device, precision=precision)
+def _forward(
+    name: str, weights: Path | None, device: str, precision: Precision, batch_size: int | None
+) -> ForwardPass:
+    encoder = load_encoder(name, weights=weights, device=device, precision=precision)
+    return ForwardPass(encoder, batch_size=batch_size)
 
 
 @lru_cache(maxsize=1)

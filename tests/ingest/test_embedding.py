@@ -106,18 +106,6 @@ def test_a_killed_embedding_goes_on_with_the_next_shard(tmp_path, monkeypatch):
     assert verify_store(store.path, deep=True) == []
 
 
-@pytest.mark.slow
-def test_a_dask_cluster_gives_the_same_numbers(store):
-    report = embed_slides(store.path, config=LITE0, workers=2)
-    assert report.embedded == {"A1": 9}
-    slide = open_cohort(store.path)["A1"]
-    pictured = with_image(
-        build_slide(n_spots=9), path=_image_of(slide), size=tuple(slide.record["image"]["size"])
-    )
-    (vectors,) = embed_image_slide(pictured, LITE0)
-    assert np.allclose(vectors, read(store), atol=1e-5)
-
-
 def _image_of(slide):
     from pathlib import Path
 
@@ -156,18 +144,18 @@ def test_a_record_says_how_the_patches_came_from_the_image(store):
 
 
 def test_views_do_not_depend_on_how_a_patch_lies():
-    encoder = shards.load_once(LITE0)
+    forward = shards.forward_once(LITE0)
     pixels = np.random.default_rng(0).integers(0, 255, (2, 224, 224, 3), dtype=np.uint8)
     for views, others in [
         (4, [np.rot90(pixels, axes=(1, 2))]),
         (8, [np.rot90(pixels, axes=(1, 2)), pixels[:, ::-1], pixels.transpose(0, 2, 1, 3)]),
     ]:
-        vectors = shards.embed_views(encoder, pixels, views=views)
+        vectors = forward.embed_views(pixels, views=views)
         for other in others:
-            again = shards.embed_views(encoder, np.ascontiguousarray(other), views=views)
+            again = forward.embed_views(np.ascontiguousarray(other), views=views)
             assert np.allclose(vectors, again, atol=1e-5)
-    mirrored = shards.embed_views(encoder, np.ascontiguousarray(pixels[:, ::-1]), views=4)
-    assert not np.allclose(shards.embed_views(encoder, pixels, views=4), mirrored, atol=1e-3)
+    mirrored = forward.embed_views(np.ascontiguousarray(pixels[:, ::-1]), views=4)
+    assert not np.allclose(forward.embed_views(pixels, views=4), mirrored, atol=1e-3)
 
 
 def test_a_field_that_is_there_is_not_embedded_again(store, monkeypatch):

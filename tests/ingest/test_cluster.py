@@ -1,0 +1,133 @@
+"""The same numbers from a cluster, whatever happens to its workers."""
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from spahgc.errors import WorkerError
+from spahgc.ingest import cluster, shards
+from spahgc.ingest.cluster import Cluster
+from spahgc.ingest.embedding import embed_image_slide, embed_slides
+from spahgc.ingest.fields import EmbeddingConfig, Field
+from spahgc.ingest.networks.timm_networks import timm
+from spahgc.store import drafts
+from spahgc.store.care import verify_store
+from spahgc.store.cohort import open_cohort
+from spahgc.store.opening import create_store
+from spahgc.store.staging import add_slide
+from tests.conftest import build_slide
+from tests.ingest.conftest import with_image, write_noise
+
+N_SPOTS = 600
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A small network, so that the test is about the cluster."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
+    torch.save(timm.create_model("test_vit", num_classes=0).state_dict(), path)
+    fields = (Field(), Field(side_um=60))
+    return EmbeddingConfig(encoder="timm:test_vit", weights=path, fields=fields)
+
+
+@pytest.fixture
+def slide(tmp_path):
+    path = write_noise(tmp_path / "slide.png", size=(2600, 2600))
+    return with_image(build_slide(n_spots=N_SPOTS), path, size=(2600, 2600))
+
+
+@pytest.fixture
+def store(tmp_path, slide, monkeypatch):
+    monkeypatch.setattr(drafts, "SHARD_ROWS", 256)
+    store = create_store(tmp_path / "data.zarr")
+    add_slide(store, slide)
+    return store
+
+
+def expect_whole(store, slide, config, names):
+    again = embed_image_slide(slide, config)
+    assert verify_store(store.path, deep=True) == []
+    for name, vectors in zip(names, again, strict=True):
+        assert np.allclose(open_cohort(store.path)["A1"].read_embedding(name), vectors, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_worker_killed_half_way_loses_no_shard_and_shows_none_twice(store, slide, tiny):
+    done, told, killed = [], [], []
+
+    def advance(n_spots):
+        done.append(n_spots)
+        if n_spots and not killed:  # the first shard is written: take one of the others' workers
+            killed.append(True)
+            victims = [int(pid) for pid in worker_pids()]
+            os.kill(victims[0], signal.SIGKILL)
+
+    report = embed_slides(
+        store.path, config=tiny, cluster=Cluster(workers=2), advance=advance, tell=told.append
+    )
+    assert killed
+    assert sum(done) == N_SPOTS
+    assert told[0].startswith("Dask dashboard: http://127.0.0.1")
+    commits = [commit for commit in store.history() if "embed" in commit.message]
+    assert len(commits) == len(report.embeddings) == 2
+    expect_whole(store, slide, tiny, report.embeddings)
+
+
+def worker_pids():
+    """The processes that Dask's nannies look after, children of this one."""
+    from distributed import get_client
+
+    return get_client().run(os.getpid).values()
+
+
+def test_two_processes_embedding_one_slide_leave_it_whole(store, slide, tiny):
+    errors = []
+
+    def embed():
+        try:
+            embed_slides(store.path, config=tiny)
+        except Exception as error:  # noqa: BLE001  shown below
+            errors.append(error)
+
+    threads = [threading.Thread(target=embed) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.3)
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    names = ("timm-test_vit", "timm-test_vit-60um")
+    assert set(open_cohort(store.path)["A1"].entry.encoders) == set(names)
+    expect_whole(store, slide, tiny, names)
+
+
+def test_a_scheduler_that_is_not_there_is_one_line(store, tiny, monkeypatch):
+    import dask
+
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "200ms"}),
+        pytest.raises(WorkerError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"),
+    ):
+        embed_slides(store.path, config=tiny, cluster=Cluster(scheduler="tcp://127.0.0.1:9"))
+
+
+def test_workers_take_the_gpus_of_a_machine_in_turn(monkeypatch, tiny):
+    import distributed
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    task = shards.ShardTask(store="", slide="", rows=drafts.RowRange(0, 1), config=tiny)
+    devices = []
+    for number in range(3):
+        worker = type("Worker", (), {"name": number})
+        monkeypatch.setattr(distributed, "get_worker", lambda worker=worker: worker)
+        devices.append(cluster._on_own_device(task).config.device)
+    assert devices == ["cuda:0", "cuda:1", "cuda:0"]
+    fixed = replace(task, config=replace(tiny, device="cpu"))
+    assert cluster._on_own_device(fixed) == fixed
