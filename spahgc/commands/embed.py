@@ -85,7 +85,7 @@ def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--name", "called", help="What to call the embeddings, not after their encoder.")
 @click.option("--json", "as_json", is_flag=True, help="Print a report for machines.")
 def embed(
-    store: Path,
+    store: str,
     slides: tuple[str, ...],
     *,
     verify: bool,
@@ -94,14 +94,15 @@ def embed(
 ) -> None:
     """Embed the patches of SLIDES (by default all) that lack this encoder's embedding."""
     if verify:
-        verify_stored(store, slides or None, as_json=as_json, **how)
+        del how["workers"], how["scheduler"]  # so few spots are embedded here
+        verify_stored(store, slides or None, config=_config(**how), as_json=as_json)
         return
     report = embed_stored(store, slides or None, **how)
     say_embedded(report, as_json=as_json)
 
 
 def embed_stored(
-    store: Path,
+    store: str,
     slides: Iterable[str] | None,
     *,
     workers: int,

@@ -74,7 +74,7 @@ def genes_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def fill(
     pending: Sequence[PendingSlide],
     *,
-    store: Path,
+    store: str,
     dry_run: bool,
     no_embed: bool,
     replace: bool,

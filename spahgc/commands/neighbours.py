@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from spahgc.errors import MissingError, ProtocolError
+from spahgc.ingest.fields import BARE_UM
 from spahgc.ingest.images import open_image
 from spahgc.ingest.patches import PatchConfig, cut_patches
 from spahgc.report.neighbours import FoundSpot, plot_neighbours
@@ -122,13 +123,13 @@ def _why_no_patch(slide: StoredSlide) -> str | None:
 def _cut(slide: StoredSlide, embedding: str, spots: list[str]) -> list[NDArray[np.uint8]]:
     rows = slide.spots.index.get_indexer(pd.Index(spots))
     made = slide.embedding_record(embedding)["fingerprint"]
-    side_um = float(made.get("patch_um", PatchConfig().side_um))
+    side_um = float(made.get("patch_um", BARE_UM))
     with open_image(Path(slide.entry.image or "")) as image:
         batches = cut_patches(
             image,
             slide.centers[rows],
             microns_per_pixel=slide.entry.microns_per_pixel or 1.0,
-            config=PatchConfig(side_um=side_um, side_px=PATCH_PX),
+            configs=[PatchConfig(side_um=side_um, side_px=PATCH_PX)],
             batch_size=len(rows),
         )
         return [pixels for batch in batches for pixels in batch.pixels_BHWC]

@@ -11,31 +11,24 @@ from spahgc.commands.screen import spinner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
+    from spahgc.ingest.fields import EmbeddingConfig
     from spahgc.ingest.verifying import Verification
 
 
 def verify_stored(
-    store: Path,
+    store: str,
     slides: Sequence[str] | None,
     *,
+    config: EmbeddingConfig,
     as_json: bool,
-    encoder: str,
-    weights: Path | None,
-    patch_um: float,
-    device: str,
-    workers: int,  # noqa: ARG001  32 spots are embedded here
-    scheduler: str | None,  # noqa: ARG001
 ) -> None:
     """Compare stored embeddings with some spots embedded again; fail if they are not the same."""
     from dataclasses import asdict
 
-    from spahgc.ingest.shards import EmbeddingConfig
     from spahgc.ingest.verifying import verify_embeddings
 
-    config = EmbeddingConfig(encoder=encoder, weights=weights, side_um=patch_um, device=device)
-    with spinner(f"embedding some spots again with {encoder}"):
+    with spinner(f"embedding some spots again with {config.encoder}"):
         done = list(verify_embeddings(store, config=config, slides=slides))
     if as_json:
         click.echo(json.dumps([asdict(verification) for verification in done], indent=1))
@@ -45,7 +38,7 @@ def verify_stored(
     failed = sum(not verification.is_same for verification in done)
     if failed or not done:
         found = f"{failed} of {len(done)} are not the same" if done else "no slide has it"
-        raise click.ClickException(f"{store}: embedding of {encoder}: {found}")
+        raise click.ClickException(f"{store}: embedding with {config.encoder}: {found}")
 
 
 def _say(verification: Verification) -> str:

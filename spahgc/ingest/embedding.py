@@ -69,7 +69,7 @@ class EmbeddingReport:
 
 
 def embed_slides(
-    store: Path,
+    store: str | Path,
     *,
     config: EmbeddingConfig,
     slides: Sequence[str] | None = None,

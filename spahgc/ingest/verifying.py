@@ -1,7 +1,8 @@
 """Embed some spots again and compare them with what a store holds."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,12 +12,13 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spahgc.ingest.embedding import check_image, embed_image_slide
-from spahgc.ingest.shards import (
+from spahgc.ingest.fields import (
     EmbeddingConfig,
+    Field,
     embedding_fingerprint,
     embedding_name,
-    load_once,
 )
+from spahgc.ingest.shards import load_once
 from spahgc.schema import Slide, SlideImageFile
 from spahgc.store.cohort import open_cohort
 from spahgc.store.slide import StoredSlide
@@ -40,7 +42,7 @@ class Verification:
     embedding: str
     """Name of the embedding."""
 
-    differs: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    differs: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
     """Recorded and present value of each part of the fingerprint that differs."""
 
     n_spots: int = 0
@@ -60,7 +62,7 @@ class Verification:
 
 
 def verify_embeddings(
-    store: Path, *, config: EmbeddingConfig, slides: Sequence[str] | None = None
+    store: str | Path, *, config: EmbeddingConfig, slides: Sequence[str] | None = None
 ) -> Iterator[Verification]:
     """Embed a sample of the spots of slides again and compare.
 
@@ -71,7 +73,7 @@ def verify_embeddings(
     config
         The encoder, fields of view and device to embed with.
     slides
-        Names; by default all that have the embedding.
+        Names; by default all that have one of the embeddings.
 
     Raises
     ------
@@ -82,39 +84,52 @@ def verify_embeddings(
     """
     cohort = open_cohort(store)
     encoder = load_once(config)
-    name, present = embedding_name(encoder, config), embedding_fingerprint(encoder, config)
+    names = {embedding_name(encoder, config, field): field for field in config.fields}
     for slide in [cohort[n] for n in (cohort.slides if slides is None else slides)]:
-        if slides is None and name not in slide.entry.encoders:
-            continue
-        recorded = slide.embedding_record(name)["fingerprint"]
-        differs = {
-            key: (recorded.get(key), present.get(key))
-            for key in sorted(recorded.keys() | present.keys())
-            if recorded.get(key) != present.get(key)
-        }
-        if differs:
-            yield Verification(slide=slide.name, embedding=name, differs=differs)
-        else:
-            yield _compare(slide, name, config, precision=str(present["precision"]))
+        alike = {}
+        for name, field in names.items():
+            if slides is None and name not in slide.entry.encoders:
+                continue
+            recorded = slide.embedding_record(name)["fingerprint"]
+            differs = _differences(recorded, embedding_fingerprint(encoder, config, field))
+            if differs:
+                yield Verification(slide=slide.name, embedding=name, differs=differs)
+            else:
+                alike[name] = field
+        if alike:
+            yield from _compare(slide, alike, config)
+
+
+def _differences(
+    recorded: Mapping[str, Any], present: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    return {
+        key: (recorded.get(key), present.get(key))
+        for key in sorted(recorded.keys() | present.keys())
+        if recorded.get(key) != present.get(key)
+    }
 
 
 def _compare(
-    slide: StoredSlide, name: str, config: EmbeddingConfig, *, precision: str
-) -> Verification:
+    slide: StoredSlide, fields: Mapping[str, Field], config: EmbeddingConfig
+) -> Iterator[Verification]:
     rows_R = sample_rows(slide.n_spots)
-    again_RD = embed_image_slide(_sample_slide(slide, rows_R), config)
-    stored_RD = slide.read_embedding(name)[rows_R]
-    cosine_R = _cosine(stored_RD.astype(np.float64), again_RD.astype(np.float64))
-    worst = int(cosine_R.argmin())
-    return Verification(
-        slide=slide.name,
-        embedding=name,
-        n_spots=len(rows_R),
-        min_cosine=float(cosine_R[worst]),
-        max_difference=float(np.abs(stored_RD - again_RD).max()),
-        worst_spot=str(slide.spots.index[rows_R[worst]]),
-        is_same=bool(1 - cosine_R[worst] <= _TOLERANCE.get(precision, _MIXED_TOLERANCE)),
-    )
+    asked = replace(config, fields=tuple(fields.values()))
+    vectors = embed_image_slide(_sample_slide(slide, rows_R), asked)
+    for name, again_RD in zip(fields, vectors, strict=True):
+        stored_RD = slide.read_embedding(name)[rows_R]
+        cosine_R = _cosine(stored_RD.astype(np.float64), again_RD.astype(np.float64))
+        worst = int(cosine_R.argmin())
+        tolerance = _TOLERANCE.get(config.precision, _MIXED_TOLERANCE)
+        yield Verification(
+            slide=slide.name,
+            embedding=name,
+            n_spots=len(rows_R),
+            min_cosine=float(cosine_R[worst]),
+            max_difference=float(np.abs(stored_RD - again_RD).max()),
+            worst_spot=str(slide.spots.index[rows_R[worst]]),
+            is_same=bool(1 - cosine_R[worst] <= tolerance),
+        )
 
 
 def sample_rows(n_spots: int) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from spahgc.cli import cli
 from spahgc.errors import ImageError, MissingError
 from spahgc.ingest.embedding import embed_slides
 from spahgc.ingest.encoders import Encoder, timm_networks
-from spahgc.ingest.shards import EmbeddingConfig
+from spahgc.ingest.fields import EmbeddingConfig, Field
 from spahgc.ingest.verifying import sample_rows, verify_embeddings
 from spahgc.store.opening import create_store
 from spahgc.store.staging import add_slide
@@ -79,6 +79,14 @@ def test_other_weights_are_named_and_nothing_is_compared(store, tmp_path):
     result = verify(store, "--weights", str(tmp_path / "mine.safetensors"))
     assert result.exit_code == 1
     assert "A1: lite0 was made in another way: weights_sha256 " in result.output
+
+
+def test_several_fields_are_verified_each_by_itself(store):
+    two = replace(LITE0, fields=(Field(), Field(side_um=154, views=4)))
+    embed_slides(store.path, config=two)
+    found = {found.embedding: found for found in verify_embeddings(store.path, config=two)}
+    assert list(found) == ["lite0", "lite0-154um-4views"]
+    assert all(one.is_same and one.n_spots == 9 for one in found.values())
 
 
 def test_a_slide_without_the_embedding_says_how_to_make_it(store):
