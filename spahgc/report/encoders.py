@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -9,17 +10,24 @@ from rich.text import Text
 from spahgc.ingest.networks.survey import EncoderRow
 
 _CAPTION = (
-    "px: width of the input; µm/px: scale it was trained at, where it is one; hf: huggingface.co. "
-    "Not here: ask for access on that page if it is gated, `hf auth login`, `hf download "
-    "OWNER/NAME`; or pass the file from there as `--weights FILE`. --json says what each needs."
+    "M params: parameters, in millions; px: width of the input; µm/px: scale it was trained at, "
+    "where it is one; hf: huggingface.co. Not here: ask for access on that page if it is gated, "
+    "`hf auth login`, `hf download OWNER/NAME`; or pass the file from there as `--weights FILE`. "
+    "--json says what each needs."
 )
 
 
 def print_encoders(rows: Sequence[EncoderRow], *, console: Console) -> None:
     """List encoders with what they give, what they ask for, and what is missing to use them."""
-    table = Table(caption=_CAPTION, caption_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+        caption=_CAPTION,
+        caption_justify="left",
+    )
     table.add_column("encoder", no_wrap=True)
-    for column in ("M parameters", "dim", "px", "µm/px"):
+    for column in ("M params", "dim", "px", "µm/px"):
         table.add_column(column, justify="right")
     table.add_column("licence", no_wrap=True)
     table.add_column("gated")

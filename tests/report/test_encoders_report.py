@@ -10,7 +10,5 @@ def test_what_is_not_known_beforehand_is_a_dash_and_brackets_are_no_markup():
     console = Console(width=140, file=StringIO())
     rows = [EncoderRow(name="mine", is_usable=True, weights="my-lab [red] 0.1")]
     print_encoders(rows, console=console)
-    (line,) = [line for line in console.file.getvalue().splitlines() if "mine" in line]
-    assert [cell.strip() for cell in line.strip("│").split("│")] == [
-        *("mine", "–", "–", "–", "–", "–", "–", "yes", "my-lab [red] 0.1"),
-    ]
+    (line,) = [line.strip() for line in console.file.getvalue().splitlines() if "mine" in line]
+    assert line.split(maxsplit=8) == ["mine", *["–"] * 6, "yes", "my-lab [red] 0.1"]
