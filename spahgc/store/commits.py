@@ -274,7 +274,7 @@ class Store:
     def read_newest(self) -> int:
         """Read the number that the last writer left; it may lag behind, never lead."""
         try:
-            number = json.loads(self.location.read(layout.NEWEST))["number"]
+            number = json.loads(self._read_small(layout.NEWEST))["number"]
         except FileNotFoundError:
             return 0
         except (ValueError, TypeError, KeyError, RecursionError):
@@ -289,10 +289,13 @@ class Store:
     def read_commit(self, number: int) -> Commit | None:
         """Read one commit, None if it was never made."""
         try:
-            text = self.location.read(layout.commit_key(number))
+            text = self._read_small(layout.commit_key(number))
         except FileNotFoundError:
             return None
         return Commit.parse(text, number=number, read=self._read_page)
+
+    def _read_small(self, key: str) -> bytes:
+        return self.location.read(key, at_most=layout.LARGEST_DOCUMENT)
 
     def _read_page(self, digest: str) -> Mapping[str, Any]:
         return self.read_document(layout.page_key, digest)

@@ -172,7 +172,7 @@ class CommittedFiles(Store):
 
     def _read_whole(self, key: str, record: FileRecord) -> bytes:
         try:
-            content = self._location.read(f"{self._group}/{key}")
+            content = self._location.read(f"{self._group}/{key}", at_most=record.size)
         except FileNotFoundError:
             raise self._damaged(key, "is missing") from None
         if len(content) != record.size:

@@ -57,7 +57,7 @@ def read_file(slide: StoredSlide, key: str) -> bytes:
     """
     location, place = slide.store.location, f"{slide.entry.group}/{key}"
     try:
-        content = location.read(place)
+        content = location.read(place, at_most=slide.manifest.files[key].size)
     except FileNotFoundError:
         raise DamagedStoreError(f"{location.where}: {place} is missing") from None
     if FileRecord.of(content) != slide.manifest.files[key]:

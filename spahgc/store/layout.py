@@ -50,6 +50,9 @@ TABLE_ATTRIBUTES: Final = {
     "version": "0.2",
 }
 
+LARGEST_DOCUMENT: Final = 1 << 28
+"""Bytes of a JSON document of a store; a manifest of 100,000 files has some 20 million."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _DEVICES = frozenset(
     ["con", "prn", "aux", "nul"] + [f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)]

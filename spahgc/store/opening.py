@@ -78,7 +78,7 @@ def create_store(where: str | Path, *, is_single_writer: bool = False) -> Store:
 
 def _read_attributes(location: Location) -> Mapping[str, Any]:
     try:
-        document = location.read(layout.ROOT_DOCUMENT)
+        document = location.read(layout.ROOT_DOCUMENT, at_most=layout.LARGEST_DOCUMENT)
         attributes = json.loads(document)["attributes"][layout.STORE_ATTRIBUTE]
     except FileNotFoundError:
         if not location.exists():

@@ -87,7 +87,7 @@ def read_everything(place):
         _ = slide.spots, slide.genes, slide.centers, slide.record
         slide.read_thumbnail()
     index = open_index(cohort, embedding="lite0")
-    index.search(np.ones((1, 4), np.float32), k=1, among=["A1"], asked_by=None)
+    index.search(np.ones((1, 4), np.float32), k=1, only_slides=["A1"], asked_by=None)
 
 
 def check_refused(place, tmp_path):

@@ -103,7 +103,7 @@ def test_a_chunk_of_another_size_is_an_error(place, folder, manifest):
     path = folder / "X/c/0"
     size = path.stat().st_size
     path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(DamagedStoreError, match=f"has {size + 1} bytes, committed were {size}"):
+    with pytest.raises(DamagedStoreError, match=f"has {size + 1} bytes instead of at most {size}"):
         open_group(place, "A1", manifest)["X"][:]
 
 

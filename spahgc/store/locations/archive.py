@@ -34,9 +34,10 @@ class ArchiveLocation(Location):
         """Say yes: an archive that was opened is there."""
         return True
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, at_most: int | None = None) -> bytes:
         """Read one file whole."""
         entry = self._entry(key)
+        self._check_size(key, entry.file_size, at_most)
         if key in self._starts:
             return self.read_part(key, start=0, stop=entry.file_size)
         lead = _LOCAL_HEADER.size + len(entry.filename.encode()) + _SLACK
@@ -93,6 +94,8 @@ class ArchiveLocation(Location):
                 entries = archive.infolist()
         except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError) as error:
             raise StoreError(f"{self.where} is not a .zip file: {error}") from None
+        if sum(entry.file_size for entry in entries) > self._size:
+            raise DamagedStoreError(f"{self.where} claims to hold more than it has; refused")
         contents: dict[str, zipfile.ZipInfo] = {}
         for entry in entries:
             self._check(entry)

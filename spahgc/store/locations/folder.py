@@ -45,9 +45,11 @@ class FolderLocation(Location):
         """Whether the folder is there."""
         return self._path.exists()
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, at_most: int | None = None) -> bytes:
         """Read one file whole."""
-        return self._file(key).read_bytes()
+        path = self._file(key)
+        self._check_size(key, path.stat().st_size, at_most)
+        return path.read_bytes()
 
     def read_part(self, key: str, *, start: int, stop: int) -> bytes:
         """Read bytes ``start`` to ``stop`` (not included) of one file."""

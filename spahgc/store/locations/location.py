@@ -65,13 +65,22 @@ class Location(ABC):
         """Whether there is anything here."""
 
     @abstractmethod
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, at_most: int | None = None) -> bytes:
         """Read one file whole.
+
+        Parameters
+        ----------
+        key
+            Of the file.
+        at_most
+            Bytes it may have; more are not fetched.
 
         Raises
         ------
         FileNotFoundError
             If there is none of that key.
+        DamagedStoreError
+            If it is larger.
         """
 
     @abstractmethod
@@ -111,6 +120,12 @@ class Location(ABC):
     def keeps_put_if_absent(self) -> bool:
         """Try out whether of two writers of one key only the first succeeds."""
         return True
+
+    def _check_size(self, key: str, size: int, at_most: int | None) -> None:
+        if at_most is not None and size > at_most:
+            raise DamagedStoreError(
+                f"{self.where}/{key} has {size} bytes instead of at most {at_most}; refused"
+            )
 
     def _read_only(self, *_: object) -> StoreError:
         return StoreError(

@@ -21,7 +21,7 @@ from obstore.exceptions import (
 )
 from obstore.store import HTTPStore, ObjectStore, S3Store
 
-from spahgc.errors import StoreError
+from spahgc.errors import DamagedStoreError, StoreError
 from spahgc.store import layout
 from spahgc.store.locations.location import Found, Location, check_key
 
@@ -71,12 +71,13 @@ class RemoteLocation(Location):
             return True  # a listing alone is not trusted: some servers answer with an empty page
         return bool(self._ask("", lambda: list(self._listed("", n=1))))
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, at_most: int | None = None) -> bytes:
         """Read one file whole."""
         check_key(key, where=self.where)
 
         def ask() -> bytes:
             answer = obstore.get(self.objects, key)
+            self._check_size(key, answer.meta["size"], at_most)
             content = bytes(answer.bytes())
             if len(content) != answer.meta["size"]:
                 raise GenericError(f"{len(content)} of {answer.meta['size']} bytes came")
@@ -184,6 +185,8 @@ class RemoteLocation(Location):
                     f"{self.where}/{key}: access is denied ({_first_line(error)}); credentials "
                     "come from the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
                 ) from None
+            except DamagedStoreError:
+                raise
             except (BaseError, OSError) as error:
                 if time.monotonic() > last_try:
                     raise StoreError(
