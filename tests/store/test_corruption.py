@@ -71,7 +71,7 @@ def read_everything(place):
 def search(cohort):
     index = open_index(cohort, embedding="lite0")
     asked = np.random.default_rng(5).random((7, 16), dtype=np.float32)
-    return index.search(asked, k=3, only_slides=list(cohort.slides), asked_by=None).similarity_SK
+    return index.search(asked, k=3, only_slides=list(cohort.slides), asked_by=None).distance_SK
 
 
 def attempt(read):
