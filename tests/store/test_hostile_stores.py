@@ -332,7 +332,7 @@ def test_an_index_of_pickles_is_refused(place, tmp_path):
     record = store.read_document(
         lambda digest: layout.index_key("lite0", digest), store.head.indexes["lite0"]
     )
-    record |= {"kind": "ivf", "parts": dict.fromkeys(("centroids", "lists", "offsets"), part)}
+    record |= {"kind": "ivf", "arrays": {"centroids": part}, "settings": {"n_lists": 1}}
     digest = store.put_document(lambda digest: layout.index_key("lite0", digest), record)
     forge_commit(store, store.head.catalogue.pages, indexes={"lite0": digest})
     use(place, tmp_path)
