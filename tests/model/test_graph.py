@@ -52,7 +52,7 @@ def naive_refer(target, references, k):
     chosen = []
     for own in target.embedding_SD:
         ranked = sorted(
-            (-round(cosine(own, other), 6), name, spot)
+            (-round(cosine(own, other), 8), name, spot)
             for name, slide in references.items()
             for spot, other in enumerate(slide.embedding_SD)
         )
@@ -244,7 +244,7 @@ def test_edges_on_real_slides_are_those_of_the_definition(real_slides):
         common = counts[["GAPDH", "ACTB", "ERBB2", "CD74", "B2M"]].to_numpy(np.float32)
         slides[name] = replace(
             draw_spots(name, len(counts)),
-            embedding_SD=np.log1p(counts.to_numpy(np.float32)[:, :40]) + 0.1,
+            embedding_SD=np.log1p(counts.to_numpy(np.float32)[:, :400]) + 0.1,
             centers_S2=places,
             near_SQ=nearest_others(places, 6),
             expression_SG=np.log1p(common),
