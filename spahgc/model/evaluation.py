@@ -1,81 +1,182 @@
-"""Judge the model beside its baselines: every fold, every method, every gene."""
+"""Judge models beside their baselines: every fold, every method, every seed, every gene."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from spahgc.metrics import spot_pcc
 from spahgc.model.baselines import SpotTable, predict_baselines
-from spahgc.model.runs import FinishedRun, RunConfig, score_slide, train_fold
+from spahgc.model.runs import RunConfig, gather_fold, score_slide, train_fold
 from spahgc.model.spots import SlideSpots, depth_of, expression_of
 from spahgc.model.teaching import TeachingSet
-from spahgc.model.training import Advance
 from spahgc.store.cohort import Cohort
+from spahgc.store.runs import Run
 from spahgc.store.splits import Fold
+
+BASELINE_TASK: Final = "baselines"
+"""What the task of all baselines of a fold is called."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One thing to judge on one fold: a model with one seed, or all baselines."""
+
+    fold: Fold
+    """Which slides teach, choose and judge."""
+
+    method: str
+    """What the model is called in tables, or `BASELINE_TASK`."""
+
+    config: RunConfig
+    """How it is trained; of the baselines, which embedding and panel they get."""
+
+    @property
+    def seed(self) -> int | None:
+        """Of the model; None for baselines, which draw nothing."""
+        return None if self.method == BASELINE_TASK else self.config.training.seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FoldResult:
-    """What one fold gave."""
-
-    fold: Fold
-    """Which slides taught, chose and judged."""
-
-    finished: FinishedRun
-    """The trained model and its predictions."""
+class Judged:
+    """What one task gave."""
 
     scores: pd.DataFrame
-    """One row per test slide, method and gene; see `spahgc.model.runs.score_slide`."""
+    """One row per test slide, method and gene: ``fold``, ``slide``, ``method``, ``seed`` (missing
+    for a baseline), ``gene``, the columns of `spahgc.metrics.score_genes`, ``panel`` (its digest)
+    and ``shared_patients`` (names of those on both sides of the test, joined by +)."""
+
+    spots: pd.DataFrame
+    """One row per test slide, method and spot: ``fold``, ``slide``, ``method``, ``seed``, ``spot``,
+    and ``pcc`` over the genes of the spot."""
+
+    run: Run | None = None
+    """The model; None for the baselines."""
+
+    predictions: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """(S, G) of each test slide by the model."""
+
+    measured: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """(S, G) normalised expression of each test slide."""
 
 
-def evaluate_folds(
-    cohort: Cohort, folds: Sequence[Fold], *, config: RunConfig, advance: Advance | None = None
-) -> Iterator[FoldResult]:
-    """Train and judge fold after fold, the baselines on the same slides, spots and genes."""
-    for fold in folds:
-        finished = train_fold(cohort, fold, config=config, advance=advance)
-        teaching = finished.teaching
-        known = [*teaching.spots.values(), *map(teaching.read, fold.validation)]
-        baselines = [
-            score_baselines(teaching, spots, known=known, fold=fold.name)
-            for spots in finished.tested.values()
-        ]
-        scores = pd.concat([finished.run.scores, *baselines], ignore_index=True)
-        yield FoldResult(fold=fold, finished=finished, scores=scores)
+Judge: TypeAlias = Callable[[Cohort, Task], Judged]
 
 
-def score_baselines(
-    teaching: TeachingSet, test: SlideSpots, *, known: Sequence[SlideSpots], fold: str
-) -> pd.DataFrame:
-    """Score every baseline on one test slide.
+def plan_tasks(
+    folds: Sequence[Fold], *, models: Mapping[str, RunConfig], seeds: Sequence[int]
+) -> list[Task]:
+    """List what is to be judged: on each fold every model with every seed, then the baselines.
 
-    Parameters
-    ----------
-    teaching
-        Gives the panel and the groups.
-    test
-        The slide to judge on.
-    known
-        Slides the baselines learn from: the training slides, and the validation slides too,
-        which the model spends on choosing its epoch and a baseline does not need for that.
-    fold
-        Name of the fold.
-
-    Returns
-    -------
-    pd.DataFrame
-        See `spahgc.model.runs.score_slide`.
+    The baselines get the embedding and panel of the first model.
     """
-    predictions = predict_baselines(
-        table_of(known, groups=teaching.groups),
-        table_of([test], groups=teaching.groups, with_expression=False),
-    )
-    scores = [
-        score_slide(test, predicted_SG, teaching, method=method, fold=fold)
-        for method, predicted_SG in predictions.items()
+    first = next(iter(models.values()))
+    tasks = []
+    for fold in folds:
+        for method, config in models.items():
+            tasks += [
+                Task(fold=fold, method=method, config=_seeded(config, seed)) for seed in seeds
+            ]
+        tasks.append(Task(fold=fold, method=BASELINE_TASK, config=first))
+    return tasks
+
+
+def judge(cohort: Cohort, task: Task) -> Judged:
+    """Train and judge what a task names, on slides that it has not seen before.
+
+    Raises
+    ------
+    MissingError, MismatchError, ProtocolError
+        See `spahgc.model.runs.train_fold`.
+    """
+    if task.method == BASELINE_TASK:
+        return _judge_baselines(cohort, task)
+    finished = train_fold(cohort, task.fold, config=task.config)
+    results = [
+        _score(spots, finished.predictions[name], finished.teaching, task, method=task.method)
+        for name, spots in finished.tested.items()
     ]
-    return pd.concat(scores, ignore_index=True)
+    return _joined(
+        results,
+        run=finished.run,
+        predictions=finished.predictions,
+        measured=finished.measured,
+    )
+
+
+def judge_all(cohort: Cohort, tasks: Sequence[Task]) -> Iterator[Judged]:
+    """Judge task after task in this process."""
+    return (judge(cohort, task) for task in tasks)
+
+
+def _judge_baselines(cohort: Cohort, task: Task) -> Judged:
+    fold = task.fold
+    teaching = gather_fold(cohort, fold, config=task.config)
+    # a model spends the validation slides on choosing its epoch; a baseline can learn from them
+    known = [*teaching.spots.values(), *map(teaching.read, fold.validation)]
+    train = table_of(known, groups=teaching.groups)
+    results = []
+    for spots in map(teaching.read, fold.test):
+        test = table_of([spots], groups=teaching.groups, with_expression=False)
+        results += [
+            _score(spots, predicted_SG, teaching, task, method=method)
+            for method, predicted_SG in predict_baselines(train, test).items()
+        ]
+    return _joined(results)
+
+
+def _score(
+    spots: SlideSpots,
+    predicted_SG: NDArray[np.float32],
+    teaching: TeachingSet,
+    task: Task,
+    *,
+    method: str,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    scores = score_slide(spots, predicted_SG, teaching, method=method, fold=task.fold.name)
+    scores.insert(3, "seed", pd.array([task.seed] * len(scores), dtype="Int64"))
+    scores["panel"] = teaching.panel.digest
+    scores["shared_patients"] = "+".join(task.fold.shared_patients)
+    measured_SG = expression_of(spots)
+    listed_G = np.isfinite(measured_SG).all(axis=0)
+    pcc_S = np.full(len(measured_SG), np.nan)
+    if listed_G.any():
+        pcc_S = spot_pcc(measured_SG[:, listed_G], predicted_SG[:, listed_G])
+    by_spot = pd.DataFrame(
+        {
+            "fold": task.fold.name,
+            "slide": spots.name,
+            "method": method,
+            "seed": pd.array([task.seed] * len(pcc_S), dtype="Int64"),
+            "spot": spots.spot_names,
+            "pcc": pcc_S,
+        }
+    )
+    return scores, by_spot
+
+
+def _joined(
+    results: Sequence[tuple[pd.DataFrame, pd.DataFrame]],
+    *,
+    run: Run | None = None,
+    predictions: Mapping[str, NDArray[np.float32]] | None = None,
+    measured: Mapping[str, NDArray[np.float32]] | None = None,
+) -> Judged:
+    scores, spots = zip(*results, strict=True)
+    return Judged(
+        scores=pd.concat(scores, ignore_index=True),
+        spots=pd.concat(spots, ignore_index=True),
+        run=run,
+        predictions=predictions or {},
+        measured=measured or {},
+    )
+
+
+def _seeded(config: RunConfig, seed: int) -> RunConfig:
+    return replace(config, training=replace(config.training, seed=seed))
 
 
 def table_of(

@@ -80,13 +80,7 @@ def train_fold(
     ProtocolError
         If a slide to be judged has the same image or counts as one that teaches.
     """
-    _refuse_twins(cohort, fold)
-    slides = (*fold.train, *fold.validation, *fold.test)
-    fingerprint = cohort.fingerprint(config.embedding, slides)
-    index = open_index(cohort, embedding=config.embedding)
-    teaching = gather_teaching(
-        cohort, index, fold, panel_rule=config.panel_rule, graph_config=config.graph
-    )
+    teaching = gather_fold(cohort, fold, config=config)
     trained = train_network(
         teaching, validation=fold.validation, config=config.training, advance=advance
     )
@@ -98,12 +92,22 @@ def train_fold(
         for name, spots in tested.items()
     ]
     run = Run(
-        record=_record(teaching, trained, fold, config=config, fingerprint=fingerprint),
+        record=_record(teaching, trained, fold, config=config),
         weights=trained.weights,
         curve=trained.curve,
         scores=pd.concat(scores, ignore_index=True) if scores else None,
     )
     return FinishedRun(run=run, teaching=teaching, predictions=predictions, tested=tested)
+
+
+def gather_fold(cohort: Cohort, fold: Fold, *, config: RunConfig) -> TeachingSet:
+    """Gather what a model of this fold may learn from; see `train_fold` for what is refused."""
+    _refuse_twins(cohort, fold)
+    cohort.fingerprint(config.embedding, (*fold.train, *fold.validation, *fold.test))
+    index = open_index(cohort, embedding=config.embedding)
+    return gather_teaching(
+        cohort, index, fold, panel_rule=config.panel_rule, graph_config=config.graph
+    )
 
 
 def _refuse_twins(cohort: Cohort, fold: Fold) -> None:
@@ -122,14 +126,13 @@ def _record(
     fold: Fold,
     *,
     config: RunConfig,
-    fingerprint: str,
 ) -> RunRecord:
     cohort = teaching.cohort
     return RunRecord(
         store=cohort.store.location.address,
         commit=cohort.commit.number,
         embedding=config.embedding,
-        fingerprint=fingerprint,
+        fingerprint=teaching.index.record.fingerprint,
         encoder=cohort[fold.train[0]].embedding_record(config.embedding)["fingerprint"],
         train={name: cohort[name].entry.content for name in fold.train},
         validation=fold.validation,
@@ -145,6 +148,10 @@ def _record(
         best_epoch=trained.best_epoch,
         validation_pcc=trained.validation_pcc,
         versions=_versions(),
+        split=fold.rule,
+        shared_patients=fold.shared_patients,
+        references=tuple(sorted(teaching.borrowed)),
+        judged={n: cohort[n].entry.content for n in (*fold.validation, *fold.test)},
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

@@ -49,6 +49,9 @@ class TeachingSet:
     graph_config: GraphConfig = field(default_factory=GraphConfig)
     """How many edges each node receives."""
 
+    borrowed: set[str] = field(default_factory=set)
+    """Slides that the index was asked about; filled as it is asked, and kept with the run."""
+
     @cached_property
     def spots(self) -> dict[str, SlideSpots]:
         """The training slides' spots by slide name."""
@@ -83,8 +86,10 @@ class TeachingSet:
 
     def search(self, target: SlideSpots, *, k: int) -> Neighbors:
         """Find the ``k`` most similar spots on the slides that ``target`` may borrow from."""
+        among = self.among(target)
+        self.borrowed.update(among)
         return self.index.search(
-            target.embedding_SD, k=k, only_slides=self.among(target), asked_by=target.name
+            target.embedding_SD, k=k, only_slides=among, asked_by=target.name
         )
 
 

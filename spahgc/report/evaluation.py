@@ -1,17 +1,19 @@
-"""What an evaluation leaves behind: scores, a summary, pictures, and every fold's run."""
+"""What an evaluation leaves behind: scores, a summary, pictures, and every run."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from rich.console import Console
 
-from spahgc.metrics import PairedDifference, bootstrap_interval, paired_difference
+from spahgc.metrics import PairedDifference, bootstrap_interval, paired_difference, summarise
+from spahgc.model.baselines import BASELINES
+from spahgc.model.evaluation import Judged, Task
 from spahgc.report.pictures import (
     GeneMap,
     example_genes,
@@ -19,20 +21,24 @@ from spahgc.report.pictures import (
     plot_gene_maps,
     plot_pcc_distribution,
 )
-from spahgc.report.tables import mean_table, method_order, print_scores
+from spahgc.report.tables import mean_table, method_order, print_scores, seed_means
 from spahgc.store.cohort import Cohort
 from spahgc.store.runs import Run, write_run
 
-SCORES = "scores.parquet"
-SUMMARY = "summary.json"
-PICTURES = "pictures"
-LONGEST_NAME = 100
+SCORES: Final = "scores.parquet"
+SPOTS: Final = "spots.parquet"
+SLIDES: Final = "slides.parquet"
+SUMMARY: Final = "summary.json"
+PICTURES: Final = "pictures"
+LONGEST_NAME: Final = 100
 """Characters of a fold's name in its folder's: a patient may have any number of slides."""
+MOST_DIGESTS: Final = 6
+"""Panels named in a title; each fold has its own."""
 
 
 @dataclass(kw_only=True)
 class EvaluationReport:
-    """Collect folds as they finish, then write and show them."""
+    """Collect results as they come, then write and show them."""
 
     folder: Path
     """Where everything is written."""
@@ -44,59 +50,46 @@ class EvaluationReport:
     """What was held out in turn."""
 
     scores: list[pd.DataFrame] = field(default_factory=list)
-    """One table per fold."""
+    """One table per task."""
 
-    runs: list[Run] = field(default_factory=list)
-    """One per fold."""
+    spots: list[pd.DataFrame] = field(default_factory=list)
+    """One table per task."""
+
+    runs: dict[str, Run] = field(default_factory=dict)
+    """By the place of their folder in the report's."""
 
     caveats: dict[str, None] = field(default_factory=dict)
     """How the scores must be read, each once, in order."""
 
-    def add(
-        self,
-        run: Run,
-        scores: pd.DataFrame,
-        *,
-        predicted: Mapping[str, NDArray[np.float32]],
-        measured: Mapping[str, NDArray[np.float32]],
-        caveat: str | None,
-    ) -> None:
-        """Take one fold in, and write its run and its pictures.
+    folds: list[str] = field(default_factory=list)
+    """Names, in order."""
 
-        Parameters
-        ----------
-        run
-            The model that was judged.
-        scores
-            One row per test slide, method and gene.
-        predicted, measured
-            (S, G) normalised expression of each test slide, genes in the run's panel order.
-        caveat
-            How this fold's scores must be read.
-        """
-        number = len(self.runs) + 1
-        name = str(scores["fold"].iloc[0])[:LONGEST_NAME]
-        folder = self.folder / "folds" / f"{number}-{name}"
-        folder.mkdir(parents=True)
-        write_run(run, folder)
-        plot_curve(folder / "curve.png", run.curve, best_epoch=run.record.best_epoch)
+    def add(self, task: Task, judged: Judged) -> None:
+        """Take one result in, and write its run and its pictures."""
+        fold = task.fold
+        if fold.name not in self.folds:
+            self.folds.append(fold.name)
+        if judged.run is not None:
+            self._keep_run(task, judged.run)
         (self.folder / PICTURES).mkdir(exist_ok=True)
-        for slide, predicted_SG in predicted.items():
-            rows = scores[(scores["slide"] == slide) & (scores["method"] == method_of(scores))]
-            self._draw_genes(slide, rows, run, measured[slide], predicted_SG)
-        self.runs.append(run)
-        self.scores.append(scores)
-        if caveat is not None:
-            self.caveats[caveat] = None
+        for slide, predicted_SG in judged.predictions.items():
+            if judged.run is not None and not self._is_drawn(slide):
+                rows = judged.scores[judged.scores["slide"] == slide]
+                self._draw_genes(slide, rows, judged.run, judged.measured[slide], predicted_SG)
+        self.scores.append(judged.scores)
+        self.spots.append(judged.spots)
+        if fold.caveat is not None:
+            self.caveats[fold.caveat] = None
 
     def write(self) -> None:
         """Write the scores of all folds, their summary and the picture of all methods."""
-        scores = pd.concat(self.scores, ignore_index=True)
+        scores, spots = self._tables()
         scores.to_parquet(self.folder / SCORES, index=False)
+        spots.to_parquet(self.folder / SPOTS, index=False)
+        slide_table(scores, spots).to_parquet(self.folder / SLIDES, index=False)
         plot_pcc_distribution(self.folder / PICTURES / "pcc-by-method.png", scores)
-        (self.folder / SUMMARY).write_text(
-            json.dumps(_without_nan(self._summary(scores)), indent=1)
-        )
+        summary = _without_nan(self._summary(scores, spots))
+        (self.folder / SUMMARY).write_text(json.dumps(summary, indent=1))
 
     def show(self, console: Console, *, folder: Path) -> None:
         """Print the table, what to keep in mind, and where the rest lies.
@@ -108,26 +101,39 @@ class EvaluationReport:
         folder
             Where the report lies now; it may have been written under another name.
         """
-        scores = pd.concat(self.scores, ignore_index=True)
-        rule = self.runs[0].record.panel_rule
-        title = f"{self.split}, panel {rule}, {len(self.runs)} folds"
-        print_scores(scores, console=console, title=title, notes=self._notes(scores))
-        console.print(f"scores: {folder / SCORES}", soft_wrap=True, markup=False)
-        console.print(f"summary: {folder / SUMMARY}", soft_wrap=True, markup=False)
+        scores, spots = self._tables()
+        print_scores(
+            scores, console=console, title=self._title(), notes=self._notes(scores), spots=spots
+        )
+        for what, name in (("scores", SCORES), ("slides", SLIDES), ("summary", SUMMARY)):
+            console.print(f"{what}: {folder / name}", soft_wrap=True, markup=False)
         for picture in sorted((folder / PICTURES).glob("*.png")):
             console.print(f"picture: {picture}", soft_wrap=True, markup=False)
 
+    def _tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        scores = pd.concat(self.scores, ignore_index=True)
+        return scores, pd.concat(self.spots, ignore_index=True)
+
+    def _title(self) -> str:
+        records = [run.record for run in self.runs.values()]
+        digests = list(dict.fromkeys(record.panel_digest for record in records))
+        named = ", ".join(digests[:MOST_DIGESTS]) + (", …" if len(digests) > MOST_DIGESTS else "")
+        seeds = sorted({int(record.training["seed"]) for record in records})
+        return (
+            f"{self.split}, panel {records[0].panel_rule} ({named}), {len(self.folds)} folds, "
+            f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+        )
+
     def _notes(self, scores: pd.DataFrame) -> Sequence[str]:
-        model, best, difference = compare_with_best(scores)
-        verdict = (
+        verdicts = [
             f"{model} minus {best}: {difference.mean:+.3f} mean PCC [{difference.low:+.3f}, "
             f"{difference.high:+.3f}] over genes and slides, Wilcoxon p = {difference.p_value:.2g}"
-        )
-        return [verdict, *self.caveats]
+            for model, best, difference in compare_with_best(scores)
+        ]
+        return [*verdicts, *self.caveats]
 
-    def _summary(self, scores: pd.DataFrame) -> dict[str, Any]:
-        table = mean_table(scores)
-        model, best, difference = compare_with_best(scores)
+    def _summary(self, scores: pd.DataFrame, spots: pd.DataFrame) -> dict[str, Any]:
+        table = mean_table(scores, spots)
         pcc = scores.pivot_table(
             index="gene", columns=["method", "slide"], values="pcc", dropna=False
         )
@@ -136,18 +142,30 @@ class EvaluationReport:
             "caveats": list(self.caveats),
             "store": self.cohort.store.location.address,
             "commit": self.cohort.commit.number,
-            "folds": [_fold_summary(run) for run in self.runs],
+            "runs": {place: _run_summary(run) for place, run in self.runs.items()},
             "methods": json.loads(table.to_json(orient="index")),
             "intervals": {
                 str(method): bootstrap_interval(pcc[method].to_numpy(), seed=0)
                 for method in table.index
             },
-            "model_against_best_baseline": {
-                "model": model,
-                "baseline": best,
-                **asdict(difference),
-            },
+            "seeds": seed_means(scores).to_dict(orient="records"),
+            "against_best_baseline": [
+                {"model": model, "baseline": best, **asdict(difference)}
+                for model, best, difference in compare_with_best(scores)
+            ],
         }
+
+    def _keep_run(self, task: Task, run: Run) -> None:
+        number = self.folds.index(task.fold.name) + 1
+        fold = f"{number}-{task.fold.name[:LONGEST_NAME]}"
+        place = f"folds/{fold}/{_slug(task.method)}-seed{task.seed}"
+        (self.folder / place).mkdir(parents=True)
+        write_run(run, self.folder / place)
+        plot_curve(self.folder / place / "curve.png", run.curve, best_epoch=run.record.best_epoch)
+        self.runs[place] = run
+
+    def _is_drawn(self, slide: str) -> bool:
+        return (self.folder / PICTURES / f"genes-{slide}.png").exists()
 
     def _draw_genes(
         self,
@@ -179,33 +197,69 @@ class EvaluationReport:
         )
 
 
-def method_of(scores: pd.DataFrame) -> str:
-    """Name the model: the first of the methods, before every baseline."""
-    return method_order(scores)[0]
+def compare_with_best(scores: pd.DataFrame) -> list[tuple[str, str, PairedDifference]]:
+    """Compare each model with the best baseline, gene by gene and slide by slide.
 
-
-def compare_with_best(scores: pd.DataFrame) -> tuple[str, str, PairedDifference]:
-    """Compare the model with the best baseline, gene by gene and slide by slide."""
-    model, *baselines = method_order(scores)
+    Returns
+    -------
+    list
+        Per model: its name, the baseline's, and how much better it is; scores of several seeds
+        are averaged first.
+    """
+    order = method_order(scores)
+    models = [method for method in order if method not in BASELINES]
+    best = next(method for method in order if method in BASELINES)
     pcc = scores.pivot_table(index=["slide", "gene"], columns="method", values="pcc", dropna=False)
-    best = baselines[0]
-    both = pcc[[model, best]].dropna()
-    difference = paired_difference(both[model].to_numpy(), both[best].to_numpy(), seed=0)
-    return model, best, difference
+    compared = []
+    for model in models:
+        both = pcc[[model, best]].dropna()
+        difference = paired_difference(both[model].to_numpy(), both[best].to_numpy(), seed=0)
+        compared.append((model, best, difference))
+    return compared
 
 
-def _fold_summary(run: Run) -> dict[str, Any]:
+def slide_table(scores: pd.DataFrame, spots: pd.DataFrame) -> pd.DataFrame:
+    """Average over the genes of each slide, method and seed.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``fold``, ``slide``, ``method``, ``seed``, ``panel``, ``shared_patients``, the fields of
+        `spahgc.metrics.GeneSummary`, ``low`` and ``high``, the 95 % bootstrap interval of the mean
+        PCC over genes, and ``mean_spot_pcc``.
+    """
+    keys = ["fold", "slide", "method", "seed"]
+    by_spot = spots.groupby(keys, dropna=False, sort=False)["pcc"].mean().rename("mean_spot_pcc")
+    rows = []
+    for key, of_one in scores.groupby(keys, dropna=False, sort=False):
+        low, high = bootstrap_interval(of_one["pcc"].to_numpy(), seed=0)
+        first = {name: of_one[name].iloc[0] for name in ("panel", "shared_patients")}
+        named = dict(zip(keys, key, strict=True))
+        rows.append({**named, **first, **asdict(summarise(of_one)), "low": low, "high": high})
+    table = pd.DataFrame(rows).astype({"seed": "Int64"})
+    return table.merge(by_spot.reset_index(), on=keys, how="left")
+
+
+def _run_summary(run: Run) -> dict[str, Any]:
     record = run.record
     return {
         "train": list(record.train),
         "validation": list(record.validation),
         "test": list(record.test),
+        "shared_patients": list(record.shared_patients),
         "panel_rule": record.panel_rule,
         "panel_digest": record.panel_digest,
         "n_genes": len(record.panel),
+        "seed": record.training["seed"],
         "best_epoch": record.best_epoch,
         "validation_pcc": record.validation_pcc,
     }
+
+
+def _slug(method: str) -> str:
+    """Spell a method's name as a folder's."""
+    kept = "".join(letter if letter.isalnum() else " " for letter in method.lower())
+    return "-".join(kept.split())
 
 
 def _without_nan(value: Any) -> Any:  # noqa: ANN401  whatever JSON can spell

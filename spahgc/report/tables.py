@@ -1,7 +1,7 @@
 """Scores of several methods on several test slides, as tables for the screen and for files.
 
-A table of scores is long: one row per fold, test slide, method and gene, with the columns ``fold``,
-``slide``, ``method``, ``gene`` and those of `spahgc.metrics.score_genes`.
+A table of scores is long: one row per fold, test slide, method, seed and gene; see
+`spahgc.model.evaluation.Judged`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,25 +23,31 @@ OR_ZERO: Final = "mean, undefined as 0"
 RMSE: Final = "rmse"
 MAE: Final = "mae"
 UNDEFINED: Final = "undefined genes"
+SEEDS: Final = "seeds"
+SPOT_PCC: Final = "spot pcc"
 
-_OVERALL: Final = {MEAN: "mean", OR_ZERO: "or 0", "low": "low", "high": "high"}
+_OVERALL: Final = {MEAN: "mean", OR_ZERO: "or 0", "low": "low", "high": "high", SEEDS: "sd"}
+_OTHERS: Final = {"spearman": "rank", "r2": "R2", "ccc": "CCC", SPOT_PCC: "per spot"}
 _ERRORS: Final = {RMSE: "RMSE", MAE: "MAE", UNDEFINED: "no PCC"}
 _RANGE: Final = {"worst": "worst", "best": "best"}
 _LOWER_IS_BETTER: Final = frozenset({RMSE, MAE, UNDEFINED})
 _LEGEND: Final = (
     "Pearson correlation (PCC) over the spots of a slide, mean over genes, then over slides; "
     "low and high: 95 % bootstrap interval over genes; no PCC: genes constant in what was measured "
-    "or predicted, summed over slides, left out of the mean and zero in 'or 0'."
+    "or predicted, summed over slides, left out of the mean and zero in 'or 0'; sd: standard "
+    "deviation of the mean over seeds; rank: Spearman; per spot: PCC over the genes of a spot."
 )
 
 
-def mean_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """Average scores over genes, then over test slides.
+def mean_table(scores: pd.DataFrame, spots: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Average scores over genes and seeds, then over test slides.
 
     Parameters
     ----------
     scores
         Long table of scores.
+    spots
+        Long table of per-spot correlations, where there is one.
 
     Returns
     -------
@@ -49,7 +55,9 @@ def mean_table(scores: pd.DataFrame) -> pd.DataFrame:
         One row per method: the model first, then the baselines, each by falling ``mean``. One
         column per test slide and ``mean``: Pearson correlation, undefined genes left out;
         ``mean, undefined as 0``: the same with those as zero; ``rmse`` and ``mae``: in units of the
-        expression; ``undefined genes``: genes without a correlation, summed over slides.
+        expression; ``undefined genes``: genes without a correlation, summed over slides, mean over
+        seeds; ``spearman``, ``r2``, ``ccc``, ``spot pcc``; ``seeds``: standard deviation of
+        ``mean`` over seeds, NaN where there is one.
     """
     pcc = _by_slide(scores, scores["pcc"])
     table = pcc.set_axis([str(slide) for slide in pcc.columns], axis=1)
@@ -57,8 +65,25 @@ def mean_table(scores: pd.DataFrame) -> pd.DataFrame:
     table[OR_ZERO] = _by_slide(scores, scores["pcc"].fillna(0.0)).mean(axis=1)
     table[RMSE] = _by_slide(scores, scores["rmse"]).mean(axis=1)
     table[MAE] = _by_slide(scores, scores["mae"]).mean(axis=1)
-    table[UNDEFINED] = scores["pcc"].isna().groupby(scores["method"]).sum()
+    n_seeds = scores["seed"].groupby(scores["method"]).nunique().clip(lower=1)
+    table[UNDEFINED] = scores["pcc"].isna().groupby(scores["method"]).sum() / n_seeds
+    for column in ("spearman", "r2", "ccc"):
+        table[column] = _by_slide(scores, scores[column]).mean(axis=1)
+    table[SPOT_PCC] = np.nan if spots is None else _by_slide(spots, spots["pcc"]).mean(axis=1)
+    table[SEEDS] = seed_means(scores).groupby("method")["pcc"].std()
     return _in_order(table)
+
+
+def seed_means(scores: pd.DataFrame) -> pd.DataFrame:
+    """Average correlations over genes, then over test slides, for each method and seed.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``method``, ``seed`` and ``pcc``; baselines, which have no seed, are not in it.
+    """
+    of_slide = scores.groupby(["method", "seed", "slide"], sort=False)["pcc"].mean()
+    return of_slide.groupby(["method", "seed"], sort=False).mean().reset_index()
 
 
 def method_order(scores: pd.DataFrame) -> list[str]:
@@ -78,7 +103,12 @@ def method_order(scores: pd.DataFrame) -> list[str]:
 
 
 def print_scores(
-    scores: pd.DataFrame, *, console: Console, title: str, notes: Sequence[str] = ()
+    scores: pd.DataFrame,
+    *,
+    console: Console,
+    title: str,
+    notes: Sequence[str] = (),
+    spots: pd.DataFrame | None = None,
 ) -> None:
     """Show how well each method predicts.
 
@@ -95,8 +125,10 @@ def print_scores(
         Above the table.
     notes
         What a reader must know to trust the numbers, one per line below.
+    spots
+        Long table of per-spot correlations, where there is one.
     """
-    table = mean_table(scores)
+    table = mean_table(scores, spots)
     slides = [str(slide) for slide in scores["slide"].unique()]
     table[["low", "high"]] = [_interval(scores, str(method)) for method in table.index]
     table["worst"], table["best"] = table[slides].min(axis=1), table[slides].max(axis=1)
@@ -128,10 +160,13 @@ def _interval(scores: pd.DataFrame, method: str) -> tuple[float, float]:
 def _layout(table: pd.DataFrame, slides: list[str], *, console: Console) -> list[Mapping[str, str]]:
     by_slide = {slide: slide for slide in slides}
     wide_to_narrow: list[list[Mapping[str, str]]] = [
-        [{**by_slide, **_OVERALL, **_ERRORS}],
-        [{**_OVERALL, **_ERRORS}, by_slide],
-        [{**_OVERALL, **_RANGE, **_ERRORS}],
-        [{**_OVERALL, **_RANGE}, _ERRORS],
+        [{**by_slide, **_OVERALL, **_ERRORS, **_OTHERS}],
+        [{**by_slide, **_OVERALL, **_ERRORS}, _OTHERS],
+        [{**_OVERALL, **_ERRORS}, {**by_slide, **_OTHERS}],
+        [_OVERALL, {**by_slide, **_ERRORS}, _OTHERS],
+        [{**_OVERALL, **_RANGE, **_ERRORS}, _OTHERS],
+        [{**_OVERALL, **_RANGE}, {**_ERRORS, **_OTHERS}],
+        [{**_OVERALL, **_RANGE}, _ERRORS, _OTHERS],
     ]
     for layout in wide_to_narrow:
         if all(_fits(table, columns, console=console) for columns in layout):
@@ -192,7 +227,7 @@ def _cells(values: pd.Series, *, can_be_bold: bool) -> list[Text]:
 
 def _best(column: str, values: NDArray[np.float64]) -> NDArray[np.bool_]:
     known = ~np.isnan(values)
-    if column in {"low", "high", UNDEFINED} or not known.any():
+    if column in {"low", "high", UNDEFINED, SEEDS} or not known.any():
         return np.zeros(len(values), dtype=bool)
     rounded = np.round(values, 3)
     extreme = np.nanmin(rounded) if column in _LOWER_IS_BETTER else np.nanmax(rounded)
@@ -203,7 +238,7 @@ def _number(value: float, *, column: str) -> str:
     if np.isnan(value):
         return "-"
     if column == UNDEFINED:
-        return f"{value:.0f}"
+        return f"{value:.0f}" if value == round(value) else f"{value:.1f}"
     if column in _LOWER_IS_BETTER:
         return f"{value:.3f}"
     # correlations never reach past 1: without their zero more slides fit on a line

@@ -10,8 +10,9 @@ from PIL import Image
 from rich.console import Console
 
 from spahgc.metrics import paired_difference
-from spahgc.model.evaluation import evaluate_folds
-from spahgc.report.evaluation import EvaluationReport, compare_with_best, method_of
+from spahgc.model.evaluation import judge_all, plan_tasks
+from spahgc.report.evaluation import EvaluationReport, compare_with_best, slide_table
+from spahgc.report.pieces import read_judged, write_judged
 from spahgc.store.runs import read_run
 from spahgc.store.splits import make_folds
 from tests.model.conftest import RUN_CONFIG, grow_store, small_networks
@@ -20,34 +21,32 @@ SPLIT = "leave-one-slide-out"
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    cohort = grow_store(tmp_path_factory.mktemp("report") / "data.zarr")
-    folds = make_folds(cohort.patients(cohort.slides), rule=SPLIT)[::2]
-    with small_networks():
-        return list(evaluate_folds(cohort, folds, config=RUN_CONFIG))
-
-
-def new_report(folder, results):
-    folder.mkdir(parents=True)
-    cohort = results[0].finished.teaching.cohort
-    return EvaluationReport(folder=folder, cohort=cohort, split=SPLIT)
-
-
-def add(report, result, *, scores=None, caveat="on both sides"):
-    report.add(
-        result.finished.run,
-        result.scores if scores is None else scores,
-        predicted=result.finished.predictions,
-        measured=result.finished.measured,
-        caveat=caveat,
-    )
+def cohort(tmp_path_factory):
+    return grow_store(tmp_path_factory.mktemp("report") / "data.zarr")
 
 
 @pytest.fixture(scope="module")
-def report(results, tmp_path_factory):
-    report = new_report(tmp_path_factory.mktemp("evaluations") / "first", results)
-    for result in results:
-        add(report, result)
+def tasks(cohort):
+    folds = make_folds(cohort.patients(cohort.slides), rule=SPLIT)[::2]
+    return plan_tasks(folds, models={"SpaHGC": RUN_CONFIG}, seeds=(1, 2))
+
+
+@pytest.fixture(scope="module")
+def results(cohort, tasks):
+    with small_networks():
+        return list(judge_all(cohort, tasks))
+
+
+def new_report(folder, cohort):
+    folder.mkdir(parents=True)
+    return EvaluationReport(folder=folder, cohort=cohort, split=SPLIT)
+
+
+@pytest.fixture(scope="module")
+def report(cohort, tasks, results, tmp_path_factory):
+    report = new_report(tmp_path_factory.mktemp("evaluations") / "first", cohort)
+    for task, result in zip(tasks, results, strict=True):
+        report.add(task, result)
     report.write()
     return report
 
@@ -71,12 +70,18 @@ def test_everything_has_its_place(report):
     of_run = ("run.json", "weights.safetensors", "curve.csv", "scores.parquet", "curve.png")
     assert files == {
         "scores.parquet",
+        "slides.parquet",
+        "spots.parquet",
         "summary.json",
         "pictures/pcc-by-method.png",
         "pictures/genes-A1.png",
         "pictures/genes-B1.png",
-        *(f"folds/1-A1/{name}" for name in of_run),
-        *(f"folds/2-B1/{name}" for name in of_run),
+        *(
+            f"folds/{fold}/spahgc-seed{seed}/{name}"
+            for fold in ("1-A1", "2-B1")
+            for seed in (1, 2)
+            for name in of_run
+        ),
     }
 
 
@@ -92,8 +97,10 @@ def test_the_scores_of_all_folds_are_kept(written, results):
 
 
 def test_a_folds_run_can_be_used_again(report, results):
-    for folder, result in zip(sorted((report.folder / "folds").iterdir()), results, strict=True):
-        assert read_run(folder).record == result.finished.run.record
+    models = [result for result in results if result.run is not None]
+    folders = sorted((report.folder / "folds").glob("*/*"))
+    for folder, result in zip(folders, models, strict=True):
+        assert read_run(folder).record == result.run.record
 
 
 def test_the_summarys_numbers_are_those_of_the_scores(summary, written):
@@ -104,7 +111,8 @@ def test_the_summarys_numbers_are_those_of_the_scores(summary, written):
         assert row["rmse"] == pytest.approx(own["rmse"].mean())
         assert row["mae"] == pytest.approx(own["mae"].mean())
         is_undefined = written.loc[written["method"] == method, "pcc"].isna()
-        assert row["undefined genes"] == is_undefined.sum()
+        n_seeds = 2 if method == "SpaHGC" else 1
+        assert row["undefined genes"] == is_undefined.sum() / n_seeds
         if is_undefined.all():
             assert row["mean"] is row["A1"] is row["B1"] is None
             assert row["mean, undefined as 0"] == 0
@@ -125,7 +133,7 @@ def test_the_model_is_compared_with_the_best_baseline(summary, written):
     wide = written.pivot_table(index=["slide", "gene"], columns="method", values="pcc")
     means = written.groupby(["method", "slide"])["pcc"].mean().groupby("method").mean()
     best = means.drop("SpaHGC").idxmax()
-    found = summary["model_against_best_baseline"]
+    (found,) = summary["against_best_baseline"]
     assert (found["model"], found["baseline"]) == ("SpaHGC", best)
     assert found["mean"] == pytest.approx((wide["SpaHGC"] - wide[best]).mean())
     assert found["low"] < found["mean"] < found["high"]
@@ -133,16 +141,69 @@ def test_the_model_is_compared_with_the_best_baseline(summary, written):
     assert found["p_value"] == pytest.approx(expected.p_value)
 
 
-def test_the_summary_says_what_was_done_and_how_to_read_it(summary, results):
+def test_a_second_model_is_no_baseline(results):
+    scores = pd.concat([result.scores for result in results], ignore_index=True)
+    other = scores[scores["method"] == "SpaHGC"].assign(method="other", pcc=0.99)
+    compared = compare_with_best(pd.concat([scores, other]))
+    assert [model for model, _, _ in compared] == ["other", "SpaHGC"]
+    assert len({best for _, best, _ in compared}) == 1
+
+
+def test_the_spread_over_seeds_is_stated(summary, written):
+    means = (
+        written.dropna(subset="seed")
+        .groupby(["seed", "slide"])["pcc"]
+        .mean()
+        .groupby("seed")
+        .mean()
+    )
+    assert summary["methods"]["SpaHGC"]["seeds"] == pytest.approx(means.std())
+    assert summary["methods"]["ridge"]["seeds"] is None
+    assert [row["seed"] for row in summary["seeds"]] == [1, 2]
+    assert [row["pcc"] for row in summary["seeds"]] == pytest.approx(means.tolist())
+
+
+def test_the_summary_says_what_was_done_and_how_to_read_it(summary, tasks, results):
     assert summary["split"] == SPLIT
-    assert summary["caveats"] == ["on both sides"]
+    assert all("on both sides" in caveat for caveat in summary["caveats"])
+    assert len(summary["caveats"]) == 2
     assert summary["store"].endswith("data.zarr")
-    for fold, result in zip(summary["folds"], results, strict=True):
-        assert fold["test"] == list(result.fold.test)
-        assert fold["train"] == list(result.fold.train)
-        assert fold["validation"] == list(result.fold.validation)
-        assert fold["n_genes"] == 6
-        assert fold["panel_digest"] == result.finished.run.record.panel_digest
+    models = [pair for pair in zip(tasks, results, strict=True) if pair[1].run is not None]
+    for run, (task, result) in zip(summary["runs"].values(), models, strict=True):
+        assert run["test"] == list(task.fold.test)
+        assert run["train"] == list(task.fold.train)
+        assert run["validation"] == list(task.fold.validation)
+        assert run["shared_patients"] == list(task.fold.shared_patients)
+        assert run["n_genes"] == 6
+        assert run["seed"] == task.seed
+        assert run["panel_digest"] == result.run.record.panel_digest
+
+
+def test_every_slide_method_and_seed_has_its_row(report, written):
+    slides = pd.read_parquet(report.folder / "slides.parquet")
+    assert len(slides) == len(written.groupby(["slide", "method", "seed"], dropna=False))
+    row = slides[(slides["slide"] == "B1") & (slides["seed"] == 2)].iloc[0]
+    own = written[(written["slide"] == "B1") & (written["seed"] == 2)]
+    assert row["mean_pcc"] == pytest.approx(own["pcc"].mean())
+    assert row["low"] < row["mean_pcc"] < row["high"]
+    assert row["shared_patients"] == "B"
+    assert row["panel"] == own["panel"].iloc[0]
+    spots = pd.read_parquet(report.folder / "spots.parquet")
+    of_row = spots[(spots["slide"] == "B1") & (spots["seed"] == 2)]
+    assert row["mean_spot_pcc"] == pytest.approx(of_row["pcc"].mean())
+
+
+def test_a_finished_result_is_read_back_as_it_was(results, tmp_path):
+    for place, result in enumerate(results[:3]):
+        write_judged(result, tmp_path / str(place))
+        read = read_judged(tmp_path / str(place))
+        pd.testing.assert_frame_equal(read.scores, result.scores)
+        pd.testing.assert_frame_equal(read.spots, result.spots)
+        assert (read.run is None) == (result.run is None)
+        for slide, predicted_SG in result.predictions.items():
+            assert np.array_equal(read.predictions[slide], predicted_SG)
+            assert np.array_equal(read.measured[slide], result.measured[slide], equal_nan=True)
+    assert read_judged(tmp_path / "never") is None
 
 
 def shown(report, folder, *, width=160):
@@ -151,12 +212,14 @@ def shown(report, folder, *, width=160):
     return page.getvalue()
 
 
-def test_the_screen_shows_methods_verdict_caveat_and_places(report, tmp_path):
+def test_the_screen_shows_methods_verdict_caveat_and_places(report, summary, tmp_path):
     text = shown(report, tmp_path / "moved")
-    assert f"{SPLIT}, panel heg:6, 2 folds" in text
+    digests = dict.fromkeys(run["panel_digest"] for run in summary["runs"].values())
+    assert f"{SPLIT}, panel heg:6 ({', '.join(digests)}), 2 folds, seeds 1, 2" in text
     assert "ridge own|near smoothed" in text
     assert "SpaHGC minus" in text
-    assert "Note: on both sides" in text
+    assert "Note: slides of one patient (A) on both sides" in text
+    assert " sd" in text
     assert f"scores: {tmp_path}/moved/scores.parquet" in text
 
 
@@ -168,32 +231,39 @@ def test_pictures_are_named_where_they_lie_now(report, tmp_path):
     assert f"summary: {moved}/summary.json" in text.splitlines()
 
 
-def test_a_slide_on_which_no_gene_has_a_correlation_is_still_reported(results, tmp_path):
-    report = new_report(tmp_path / "report", results)
-    scores = results[0].scores.assign(pcc=np.nan)
-    add(report, results[0], scores=scores, caveat=None)
+def without_correlation(result):
+    return replace(result, scores=result.scores.assign(pcc=np.nan))
+
+
+def test_a_slide_on_which_no_gene_has_a_correlation_is_still_reported(
+    cohort, tasks, results, tmp_path
+):
+    report = new_report(tmp_path / "report", cohort)
+    for place in (0, 2):
+        fold = replace(tasks[place].fold, shared_patients=())
+        report.add(replace(tasks[place], fold=fold), without_correlation(results[place]))
     report.write()
     text = (report.folder / "summary.json").read_text()
     summary = json.loads(text, parse_constant=pytest.fail)
     assert summary["methods"]["SpaHGC"]["mean"] is None
-    assert summary["model_against_best_baseline"]["p_value"] is None
+    assert summary["against_best_baseline"][0]["p_value"] is None
     assert summary["caveats"] == []
     assert not (report.folder / "pictures/genes-A1.png").exists()
     assert "Note: SpaHGC minus" in shown(report, report.folder)
 
 
-def test_a_patient_of_very_many_slides_has_a_folder_too(results, tmp_path):
-    report = new_report(tmp_path / "report", results)
+def test_a_patient_of_very_many_slides_has_a_folder_too(cohort, tasks, results, tmp_path):
+    report = new_report(tmp_path / "report", cohort)
     long = "+".join(f"section-{n:04d}" for n in range(100))
-    scores = results[0].scores.assign(fold=long)
-    add(report, results[0], scores=scores)
+    report.add(replace(tasks[0], fold=replace(tasks[0].fold, name=long)), results[0])
     (folder,) = (report.folder / "folds").iterdir()
     assert folder.name.startswith("1-section-0000+section-0001")
-    assert read_run(folder).record.test == ("A1",)
+    assert read_run(folder / "spahgc-seed1").record.test == ("A1",)
 
 
-def test_the_model_is_what_is_no_baseline(results):
-    scores = results[0].scores
-    assert method_of(scores.iloc[::-1]) == "SpaHGC"
-    renamed = replace(results[0], scores=scores.replace({"method": {"SpaHGC": "other"}}))
-    assert compare_with_best(renamed.scores)[0] == "other"
+def test_a_table_of_slides_counts_undefined_genes(results):
+    scores = results[2].scores
+    table = slide_table(scores, results[2].spots).set_index("method")
+    assert table.loc["mean", "n_undefined"] == 6
+    assert np.isnan(table.loc["mean", "mean_pcc"])
+    assert table.loc["mean", "mean_pcc_zero"] == 0

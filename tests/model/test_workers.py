@@ -1,0 +1,39 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from spahgc.errors import MismatchError
+from spahgc.metrics import SCORES
+from spahgc.model import training
+from spahgc.model.evaluation import judge_all, plan_tasks
+from spahgc.model.network import NetworkConfig
+from spahgc.model.runs import MODEL
+from spahgc.model.workers import _judge, judge_on_dask
+from tests.model.conftest import RUN_CONFIG, fold_of
+
+
+def tasks_of(cohort):
+    config = replace(RUN_CONFIG, training=replace(RUN_CONFIG.training, max_epochs=1))
+    return plan_tasks([fold_of(cohort)], models={MODEL: config}, seeds=(3, 4))
+
+
+def test_worker_processes_give_the_same_numbers_in_the_same_order(grown, monkeypatch):
+    monkeypatch.setattr(training, "NetworkConfig", NetworkConfig)  # theirs is not made small
+    tasks = tasks_of(grown)
+    there = list(judge_on_dask(grown, tasks, workers=2))
+    for one, other in zip(judge_all(grown, tasks), there, strict=True):
+        columns = list(SCORES)
+        pd.testing.assert_frame_equal(
+            one.scores.drop(columns=columns), other.scores.drop(columns=columns)
+        )
+        np.testing.assert_allclose(
+            one.scores[columns], other.scores[columns], rtol=0, atol=1e-6, equal_nan=True
+        )
+
+
+def test_a_store_that_changed_meanwhile_is_refused(grown):
+    (task, *_) = tasks_of(grown)
+    with pytest.raises(MismatchError, match=r"is at commit .* but this evaluation reads commit 1;"):
+        _judge(str(grown.path), 1, task)
