@@ -2,29 +2,29 @@
 
 Dimension letters in this file:
 
-S spots, G genes
+S spots, D embedding size, G genes
 """
 
-import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import anndata
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from spahgc.errors import MismatchError, StoreError
+from spahgc.errors import MismatchError
 from spahgc.model.expression import GenePanel
 from spahgc.model.graph import GraphConfig, tensors_of
 from spahgc.model.network import NetworkConfig, SpaHGC
+from spahgc.model.prediction_table import Origin, as_anndata
+from spahgc.model.references import check_references, gather_references
 from spahgc.model.spots import N_NEAR, SlideSpots, nearest_others
 from spahgc.model.teaching import TeachingSet
+from spahgc.model.trust import nearness_of
 from spahgc.schema import Slide
-from spahgc.store.cohort import Cohort
+from spahgc.store.cohort import Cohort, are_twins
+from spahgc.store.entries import SlideEntry
 from spahgc.store.index import open_index
 from spahgc.store.runs import Run
 
@@ -37,69 +37,95 @@ class Predictor:
     """What was trained."""
 
     teaching: TeachingSet
-    """The training slides: what a slide may borrow from."""
+    """The slides that may be borrowed from: the training slides, or others in their place."""
 
     network: SpaHGC
     """In eval mode."""
+
+    borrows_elsewhere: bool = False
+    """Whether others stand in the training slides' place."""
 
     def predict(self, spots: SlideSpots) -> NDArray[np.float32]:
         """Predict the (S, G) normalised expression of a slide, genes in panel order.
 
         Its own expression, where it has any, is not read.
-
-        Raises
-        ------
-        MismatchError
-            If it is a training slide.
         """
-        if spots.name in self.teaching.train:
-            raise MismatchError(
-                f"slide {spots.name} taught this run, so predicting it would judge nothing; "
-                f"it was tested on {', '.join(self.run.record.test) or 'no slide'}"
-            )
         return predict_spots(self.network, self.teaching, spots)
 
+    def without_twins(self, entry: SlideEntry, name: str) -> "Predictor":
+        """Borrow from no slide that has the image or the counts of the slide called ``name``."""
+        teaching = self.teaching
+        twins = [
+            other for other in teaching.train if are_twins(entry, teaching.cohort[other].entry)
+        ]
+        hidden = dict.fromkeys([*twins, name], f"{name} and its twins")
+        groups = {**teaching.groups, **hidden} if twins else teaching.groups
+        return replace(self, teaching=replace(teaching, groups=groups))
 
-def open_predictor(run: Run, cohort: Cohort) -> Predictor:
+
+def open_predictor(run: Run, cohort: Cohort, *, references: Sequence[Cohort] = ()) -> Predictor:
     """Open a run beside a store and check that the references are those it was trained with.
+
+    Parameters
+    ----------
+    run
+        What was trained, here or elsewhere.
+    cohort
+        The store with the training slides.
+    references
+        Stores whose slides are borrowed from in place of the training slides: then ``cohort``
+        need not have these.
 
     Raises
     ------
     MissingError
         If a reference slide or the index is not in the store.
     MismatchError
-        If a reference slide has changed, or was embedded in another way, since.
+        If a reference slide has changed, or was embedded in another way, since; if no slide of
+        ``references`` can be borrowed from; or if the weights do not fit the network.
     """
     record = run.record
-    for name, content in record.train.items():
-        if cohort[name].entry.content != content:
-            raise MismatchError(
-                f"slide {name} in {cohort.where} is not the one this run was trained with; "
-                "train again with `spahgc train`"
-            )
-    if cohort.fingerprint(record.embedding, record.train) != record.fingerprint:
-        raise MismatchError(
-            f"the embeddings {record.embedding!r} in {cohort.where} were made in another way than "
-            "those this run was trained with; train again with `spahgc train`"
-        )
+    panel = GenePanel(genes=record.panel, rule=record.panel_rule)
+    if references:
+        cohort, index, train = gather_references(references, record)
+        groups: Mapping[str, str] = {name: name for name in train}
+    else:
+        check_references(cohort, record)
+        index, train = open_index(cohort, embedding=record.embedding), tuple(record.train)
+        groups = record.groups
     teaching = TeachingSet(
         cohort=cohort,
-        index=open_index(cohort, embedding=record.embedding),
-        groups=record.groups,
-        train=tuple(record.train),
-        panel=GenePanel(genes=record.panel, rule=record.panel_rule),
+        index=index,
+        groups=groups,
+        train=train,
+        panel=panel,
         target_sum=record.target_sum,
         graph_config=GraphConfig(**record.graph),
     )
     network = load_network(NetworkConfig(**record.network), run.weights)
-    return Predictor(run=run, teaching=teaching, network=network)
+    return Predictor(
+        run=run, teaching=teaching, network=network, borrows_elsewhere=bool(references)
+    )
 
 
 def load_network(config: NetworkConfig, weights: Mapping[str, NDArray[np.float32]]) -> SpaHGC:
-    """Build a network with the given weights, in eval mode."""
+    """Build a network with the given weights, in eval mode.
+
+    Raises
+    ------
+    MismatchError
+        If they are of another network.
+    """
     network = SpaHGC(config)
-    # a copy: arrays read from a file may be read-only, which torch cannot be
-    network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
+    try:
+        # a copy: arrays read from a file may be read-only, which torch cannot be
+        network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise MismatchError(
+            f"these weights are of another network than the run's record describes ({lines[-1]}); "
+            "copy the whole run again, or train again with `spahgc train`"
+        ) from None
     return network.eval()
 
 
@@ -111,17 +137,43 @@ def predict_spots(network: SpaHGC, teaching: TeachingSet, spots: SlideSpots) -> 
     return predicted_SG
 
 
-def predict_stored(predictor: Predictor, name: str) -> anndata.AnnData:
-    """Predict a slide of the store; see `as_anndata` for what comes back."""
-    stored = predictor.teaching.cohort[name]
-    record = predictor.run.record
-    if stored.entry.encoders.get(record.embedding, record.fingerprint) != record.fingerprint:
+def predict_stored(predictor: Predictor, cohort: Cohort, name: str) -> anndata.AnnData:
+    """Predict a slide of a store; see `spahgc.model.prediction_table.as_anndata` for the result.
+
+    Slides made of the same image or counts are not borrowed from.
+
+    Raises
+    ------
+    MissingError
+        If there is no such slide, or it has no embedding of the run's kind.
+    MismatchError
+        If it was embedded in another way, or taught the run.
+    """
+    slide, record = cohort[name], predictor.run.record
+    if slide.entry.encoders.get(record.embedding, record.fingerprint) != record.fingerprint:
         raise MismatchError(
             f"slide {name} was embedded in another way than this run's slides; embed it again"
         )
-    spots = predictor.teaching.read(name)
-    predicted_SG = predictor.predict(spots)
-    return as_anndata(predicted_SG, predictor.run, obs=stored.spots, centers_S2=stored.centers)
+    if record.train.get(name) == slide.entry.content:
+        raise MismatchError(
+            f"slide {name} taught this run, so predicting it would judge nothing; "
+            f"it was tested on {', '.join(record.test) or 'no slide'}"
+        )
+    spots = SlideSpots(
+        # among other references, a namesake is another slide
+        name=f"{name} (to predict)" if predictor.borrows_elsewhere else name,
+        spot_names=tuple(map(str, slide.spots.index)),
+        embedding_SD=slide.read_embedding(record.embedding),
+        centers_S2=slide.centers,
+        near_SQ=nearest_others(slide.centers, N_NEAR),
+    )
+    origin = Origin(
+        slide=name,
+        obs=slide.spots,
+        microns_per_pixel=slide.entry.microns_per_pixel,
+        spot_diameter_um=slide.record["spot_diameter_um"] or slide.record["pitch_um"],
+    )
+    return _predict(predictor.without_twins(slide.entry, spots.name), spots, origin)
 
 
 def predict_new(
@@ -135,60 +187,22 @@ def predict_new(
         centers_S2=slide.centers,
         near_SQ=nearest_others(slide.centers, N_NEAR),
     )
-    predicted_SG = predictor.predict(spots)
-    return as_anndata(predicted_SG, predictor.run, obs=slide.spots, centers_S2=slide.centers)
-
-
-def as_anndata(
-    predicted_SG: NDArray[np.float32],
-    run: Run,
-    *,
-    obs: pd.DataFrame,
-    centers_S2: NDArray[np.float64],
-) -> anndata.AnnData:
-    """Put a prediction where scanpy and squidpy look for it.
-
-    Returns
-    -------
-    anndata.AnnData
-        ``X`` (S, G) float32 predicted log1p of counts per library size, ``obs`` as given,
-        ``var`` the panel with the PCC each gene had on the run's test slides where there were
-        any, ``obsm["spatial"]`` x, y in full-resolution pixels, ``uns["spahgc"]`` provenance.
-    """
-    record = run.record
-    var = pd.DataFrame(index=pd.Index(record.panel, name=None))
-    if run.scores is not None:
-        var["test_pcc"] = run.scores.groupby("gene")["pcc"].mean().reindex(record.panel)
-    provenance: dict[str, Any] = {
-        "units": f"log1p of counts per {record.target_sum:g}, predicted",
-        "train": list(record.train),
-        "panel": f"{record.panel_rule} ({record.panel_digest})",
-        "embedding": record.embedding,
-        "encoder_fingerprint": record.fingerprint,
-    }
-    return anndata.AnnData(
-        X=predicted_SG,
-        obs=obs.copy(),
-        var=var,
-        obsm={"spatial": centers_S2},
-        uns={"spahgc": provenance},
+    origin = Origin(
+        slide=slide.name,
+        obs=slide.spots,
+        microns_per_pixel=slide.microns_per_pixel,
+        spot_diameter_um=slide.spot_diameter_um or slide.pitch_um,
     )
+    return _predict(predictor, spots, origin)
 
 
-def write_prediction(table: anndata.AnnData, path: Path) -> None:
-    """Write a prediction as h5ad, whole or not at all.
-
-    Raises
-    ------
-    StoreError
-        If ``path`` cannot be written.
-    """
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        table.write_h5ad(unfinished, compression="gzip")
-        unfinished.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        if unfinished.exists():
-            unfinished.unlink()
+def _predict(predictor: Predictor, spots: SlideSpots, origin: Origin) -> anndata.AnnData:
+    predicted_SG = predictor.predict(spots)
+    return as_anndata(
+        predicted_SG,
+        predictor.run,
+        origin,
+        centers_S2=spots.centers_S2,
+        nearness_S=nearness_of(predictor.teaching, spots),
+        references=predictor.teaching.among(spots),
+    )

@@ -18,6 +18,7 @@ from spahgc.model.prediction import load_network, predict_spots
 from spahgc.model.spots import SlideSpots, expression_of
 from spahgc.model.teaching import TeachingSet, gather_teaching
 from spahgc.model.training import Advance, TrainedNetwork, TrainingConfig, train_network
+from spahgc.model.trust import find_trust
 from spahgc.store.cohort import Cohort
 from spahgc.store.index import FAISS_VERSION, open_index
 from spahgc.store.runs import Run, RunRecord
@@ -91,11 +92,15 @@ def train_fold(
         score_slide(spots, predictions[name], teaching, method=MODEL, fold=fold.name)
         for name, spots in tested.items()
     ]
+    held_out = {
+        name: predict_spots(network, teaching, teaching.read(name)) for name in fold.validation
+    }
     run = Run(
         record=_record(teaching, trained, fold, config=config),
         weights=trained.weights,
         curve=trained.curve,
         scores=pd.concat(scores, ignore_index=True) if scores else None,
+        trust=find_trust(teaching, held_out=held_out),
     )
     return FinishedRun(run=run, teaching=teaching, predictions=predictions, tested=tested)
 
@@ -152,6 +157,7 @@ def _record(
         shared_patients=fold.shared_patients,
         references=tuple(sorted(teaching.borrowed)),
         judged={n: cohort[n].entry.content for n in (*fold.validation, *fold.test)},
+        microns_per_pixel={n: cohort[n].entry.microns_per_pixel for n in fold.train},
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from spahgc.errors import MismatchError
@@ -41,7 +40,7 @@ def judge_on_dask(
                 LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
             )
         client = stack.enter_context(Client(address))
-        where, commit = str(cohort.path), cohort.commit.number
+        where, commit = cohort.where, cohort.commit.number
         running = [client.submit(_judge, where, commit, task, pure=False) for task in tasks]
         for place, future in enumerate(running):
             result: Judged = future.result()
@@ -50,7 +49,7 @@ def judge_on_dask(
 
 
 def _judge(where: str, commit: int, task: Task) -> Judged:
-    cohort = open_cohort(Path(where))
+    cohort = open_cohort(where)
     if cohort.commit.number != commit:
         raise MismatchError(
             f"{where} is at commit {cohort.commit.number}, but this evaluation reads commit "

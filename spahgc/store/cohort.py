@@ -80,7 +80,7 @@ class Cohort:
             (name, other)
             for name in names
             for other in others
-            if _are_twins(self[name].entry, self[other].entry)
+            if are_twins(self[name].entry, self[other].entry)
         ]
 
     def shared_genes(self, names: Iterable[str]) -> list[str]:
@@ -137,7 +137,8 @@ def open_cohort(where: str | Path) -> Cohort:
     return Cohort(store, store.head)
 
 
-def _are_twins(one: SlideEntry, other: SlideEntry) -> bool:
+def are_twins(one: SlideEntry, other: SlideEntry) -> bool:
+    """Whether two slides were made of the same image or the same counts."""
     return (one.image_digest is not None and one.image_digest == other.image_digest) or (
         one.counts_digest is not None and one.counts_digest == other.counts_digest
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 import anndata
+import zarr
 
 from spahgc.errors import StoreError
 from spahgc.store import layout
@@ -48,7 +49,7 @@ def export_slide(
     if place.exists() and not overwrite:
         raise StoreError(f"{place} exists already; replace it with `--overwrite`")
     table = as_table(slide)
-    with _replacing(place) as unfinished:
+    with replacing(place) as unfinished:
         if to == "h5ad":
             table.write_h5ad(unfinished, compression="gzip")
         else:
@@ -97,12 +98,27 @@ def write_h5ad(table: anndata.AnnData, path: Path) -> None:
     StoreError
         If ``path`` cannot be written.
     """
-    with _replacing(path) as unfinished:
+    with replacing(path) as unfinished:
         table.write_h5ad(unfinished, compression="gzip")
 
 
+def write_zarr(table: anndata.AnnData, path: Path) -> None:
+    """Write an AnnData as a Zarr v3 folder, whole or not at all.
+
+    Raises
+    ------
+    StoreError
+        If ``path`` cannot be written.
+    """
+    settings = anndata.settings.override(
+        zarr_write_format=3, auto_shard_zarr_v3=False, allow_write_nullable_strings=True
+    )
+    with replacing(path) as unfinished, settings:
+        anndata.io.write_elem(zarr.open_group(unfinished, mode="w", zarr_format=3), "/", table)
+
+
 @contextmanager
-def _replacing(place: Path) -> Iterator[Path]:
+def replacing(place: Path) -> Iterator[Path]:
     """Give a place beside ``place`` to write to, and put it there when all went well."""
     unfinished = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
     try:
@@ -121,5 +137,5 @@ def _replacing(place: Path) -> Iterator[Path]:
     finally:
         if unfinished.is_dir():
             shutil.rmtree(unfinished)
-        else:
-            unfinished.unlink(missing_ok=True)
+        elif unfinished.exists():
+            unfinished.unlink()

@@ -106,6 +106,9 @@ class RunRecord:
     judged: Mapping[str, str] = field(default_factory=dict)
     """Content digest of each validation and test slide."""
 
+    microns_per_pixel: Mapping[str, float | None] = field(default_factory=dict)
+    """Of each training slide's full-resolution image, in µm; None where unknown."""
+
     version: int = RUN_VERSION
     """Version of this record's form."""
 

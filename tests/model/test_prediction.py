@@ -1,21 +1,18 @@
 from dataclasses import replace
 
-import anndata
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from spahgc.errors import MismatchError, MissingError, StoreError
-from spahgc.model.prediction import (
-    open_predictor,
-    predict_new,
-    predict_stored,
-    write_prediction,
-)
+from spahgc.errors import MismatchError, MissingError
+from spahgc.model.prediction import open_predictor, predict_new, predict_stored
 from spahgc.store.cohort import open_cohort
 from spahgc.store.index import build_index
+from spahgc.store.opening import create_store
 from spahgc.store.run_folders import unfinished_folder
 from spahgc.store.runs import read_run, write_run
+from spahgc.store.staging import add_slide
 from tests.model.conftest import (
     EMBEDDING,
     FINGERPRINT,
@@ -24,6 +21,7 @@ from tests.model.conftest import (
     grow_store,
     put_slide,
     with_counts,
+    without_gene,
 )
 
 
@@ -48,8 +46,8 @@ def store(grown, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def table(predictor):
-    return predict_stored(predictor, "B2")
+def table(predictor, grown):
+    return predict_stored(predictor, grown, "B2")
 
 
 def bare(slide):
@@ -64,7 +62,7 @@ def test_a_run_read_back_predicts_what_it_predicted_in_training(table, finished)
 def test_a_prediction_lies_where_scanpy_looks_for_it(table, run, grown):
     slide = grown["B2"]
     assert table.X.dtype == np.float32
-    assert table.obs.equals(slide.spots)
+    assert table.obs[list(slide.spots)].equals(slide.spots)
     assert np.array_equal(table.obsm["spatial"], slide.centers)
     assert tuple(table.var_names) == run.record.panel
     expected = run.scores.set_index("gene")["pcc"]
@@ -73,27 +71,64 @@ def test_a_prediction_lies_where_scanpy_looks_for_it(table, run, grown):
     assert table.uns["spahgc"]["units"] == "log1p of counts per 10000, predicted"
 
 
+def test_every_gene_and_spot_says_how_far_to_believe_it(table, run):
+    pd.testing.assert_frame_equal(
+        table.var[["cv_pcc", "cv_low", "cv_high", "cv_slides"]],
+        run.trust.genes,
+        check_names=False,
+    )
+    assert table.obs["nearness"].between(0, 1).all()
+    assert table.obs["unlike_references"].dtype == bool
+    assert table.uns["spahgc"]["references"] == ["A2", "B1"]
+    assert any("on both sides" in note for note in table.uns["spahgc"]["notes"])
+
+
+def test_a_run_without_trust_claims_none(run, grown):
+    bare_run = replace(run, trust=None)
+    table = predict_stored(open_predictor(bare_run, grown), grown, "B2")
+    assert "cv_pcc" not in table.var
+    assert "nearness" not in table.obs
+
+
+def test_an_image_far_coarser_than_the_training_images_is_noted(predictor):
+    slide, embedding_SD = draw_tissue("C1")
+    coarse = replace(bare(slide), microns_per_pixel=1.5)
+    notes = predict_new(predictor, coarse, embedding_SD).uns["spahgc"]["notes"]
+    assert any("1.5 µm per pixel, the training images at most 0.5" in note for note in notes)
+    fine = predict_new(predictor, bare(slide), embedding_SD).uns["spahgc"]["notes"]
+    assert not any("per pixel" in note for note in fine)
+
+
+def test_spots_of_another_world_are_flagged_and_the_slide_with_them(predictor):
+    slide, embedding_SD = draw_tissue("C1")
+    strange = predict_new(predictor, bare(slide), embedding_SD[:, ::-1] * (-1) ** np.arange(8))
+    assert strange.obs["unlike_references"].mean() > 0.5
+    assert any("look unlike every reference" in n for n in strange.uns["spahgc"]["notes"])
+
+
 def test_a_run_that_tested_nothing_claims_no_correlation(run, grown):
     untested = open_predictor(replace(run, scores=None), grown)
-    assert "test_pcc" not in predict_stored(untested, "B2").var
+    assert "test_pcc" not in predict_stored(untested, grown, "B2").var
 
 
 @pytest.mark.parametrize("name", ["A2", "B1"])
-def test_a_training_slide_is_refused(predictor, name):
+def test_a_training_slide_is_refused(predictor, grown, name):
     with pytest.raises(MismatchError, match=f"slide {name} taught this run.*tested on B2"):
-        predict_stored(predictor, name)
+        predict_stored(predictor, grown, name)
 
 
-def test_an_unknown_slide_is_refused_with_those_there_are(predictor):
+def test_an_unknown_slide_is_refused_with_those_there_are(predictor, grown):
     with pytest.raises(MissingError, match="no slide 'Z9'; it has A1, A2, B1, B2"):
-        predict_stored(predictor, "Z9")
+        predict_stored(predictor, grown, "Z9")
 
 
 def test_a_slides_own_expression_is_not_read(run, store, table):
     slide, embedding_SD = draw_tissue("B2")
     put_slide(store, with_counts(slide, seed=1), embedding_SD)
     build_index(open_cohort(store.path), embedding=EMBEDDING)
-    again = predict_stored(open_predictor(run, open_cohort(store.path)), "B2")
+    again = predict_stored(
+        open_predictor(run, open_cohort(store.path)), open_cohort(store.path), "B2"
+    )
     assert np.array_equal(again.X, table.X)
 
 
@@ -108,7 +143,7 @@ def test_a_slide_the_run_never_heard_of_borrows_from_all_like_a_new_image(run, s
     slide, embedding_SD = draw_tissue("C1")
     put_slide(store, bare(slide), embedding_SD)
     predictor = open_predictor(run, open_cohort(store.path))
-    stored = predict_stored(predictor, "C1")
+    stored = predict_stored(predictor, predictor.teaching.cohort, "C1")
     assert np.array_equal(stored.X, predict_new(predictor, slide, embedding_SD).X)
 
 
@@ -152,7 +187,7 @@ def test_a_reference_slide_that_is_gone_is_refused(run, store):
         lambda head: replace(head, slides={n: e for n, e in head.slides.items() if n != "A2"}),
         message="drop A2",
     )
-    with pytest.raises(MissingError, match="no slide 'A2'"):
+    with pytest.raises(MissingError, match=r"no slide A2, which .*`--references STORE`"):
         open_predictor(run, open_cohort(store.path))
 
 
@@ -167,7 +202,7 @@ def test_a_slide_embedded_in_another_way_is_refused(run, store):
     put_slide(store, slide, embedding_SD, fingerprint={**FINGERPRINT, "patch_um": 56.0})
     predictor = open_predictor(run, open_cohort(store.path))
     with pytest.raises(MismatchError, match="slide C1 was embedded in another way"):
-        predict_stored(predictor, "C1")
+        predict_stored(predictor, predictor.teaching.cohort, "C1")
 
 
 def test_a_store_without_an_index_names_the_command(run, tmp_path):
@@ -176,41 +211,48 @@ def test_a_store_without_an_index_names_the_command(run, tmp_path):
         open_predictor(run, cohort)
 
 
-def test_a_prediction_is_written_and_read_by_anndata(table, tmp_path):
-    write_prediction(table, tmp_path / "B2.h5ad")
-    read = anndata.read_h5ad(tmp_path / "B2.h5ad")
-    assert np.array_equal(read.X, table.X)
-    assert np.array_equal(read.obsm["spatial"], table.obsm["spatial"])
-    assert np.array_equal(read.var["test_pcc"], table.var["test_pcc"])
-    assert list(read.obs_names) == list(table.obs_names)
-    assert read.uns["spahgc"]["embedding"] == "tiny"
-    assert [item.name for item in tmp_path.iterdir()] == ["B2.h5ad"]
+def test_weights_of_another_network_are_one_line(run, grown):
+    torn = {name: weight[..., :-1] for name, weight in run.weights.items()}
+    for weights in (torn, {}, {**run.weights, "more": np.zeros(2, np.float32)}):
+        with pytest.raises(MismatchError, match="weights are of another network") as caught:
+            open_predictor(replace(run, weights=weights), grown)
+        assert "\n" not in str(caught.value)
 
 
-def test_an_older_prediction_is_replaced(table, tmp_path):
-    (tmp_path / "B2.h5ad").write_text("old")
-    write_prediction(table, tmp_path / "B2.h5ad")
-    assert anndata.read_h5ad(tmp_path / "B2.h5ad").shape == table.shape
+def test_a_slide_of_the_same_counts_is_not_borrowed_from(run, store):
+    slide, _ = draw_tissue("A2")
+    put_slide(store, replace(slide, name="C9"), draw_tissue("C9")[1][:25])
+    cohort = open_cohort(store.path)
+    table = predict_stored(open_predictor(run, cohort), cohort, "C9")
+    assert table.uns["spahgc"]["references"] == ["B1"]
 
 
-@pytest.mark.parametrize("place", ["folder", "file/B2.h5ad", "nowhere/B2.h5ad"])
-def test_a_place_that_cannot_be_written_is_one_error(table, tmp_path, place):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "file").write_text("mine")
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(StoreError, match=f"{place} cannot be written") as caught:
-        write_prediction(table, tmp_path / place)
-    assert "\n" not in str(caught.value)
-    assert sorted(tmp_path.rglob("*")) == before
+def test_a_run_borrows_from_another_store_of_the_same_encoder(run, tmp_path, grown):
+    elsewhere = create_store(tmp_path / "elsewhere.zarr")
+    for name in ("D1", "D2"):
+        put_slide(elsewhere, *draw_tissue(name))
+    put_slide(elsewhere, without_gene(draw_tissue("D3")[0], "G0"), draw_tissue("D3")[1])
+    other = open_cohort(elsewhere.path)
+    everywhere = replace(run, record=replace(run.record, panel=("G0", *run.record.panel[1:])))
+    predictor = open_predictor(everywhere, other, references=[other])
+    table = predict_stored(predictor, grown, "B2")
+    assert table.uns["spahgc"]["references"] == ["D1", "D2"]  # D3 lacks a gene
+    own = predict_stored(predictor, other, "D1")
+    assert own.uns["spahgc"]["references"] == ["D2"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, TypeError])
-def test_a_writer_that_is_stopped_leaves_nothing(table, tmp_path, monkeypatch, error):
-    def stop_half_way(_, path, **__):
-        path.write_bytes(b"half")
-        raise error
+def test_several_stores_may_be_borrowed_from_at_once(run, tmp_path, grown):
+    elsewhere = create_store(tmp_path / "elsewhere.zarr")
+    put_slide(elsewhere, *draw_tissue("A2", seed=4))
+    predictor = open_predictor(run, grown, references=[open_cohort(elsewhere.path), grown])
+    names = predict_new(predictor, *draw_tissue("X1")).uns["spahgc"]["references"]
+    assert sorted(names) == ["A1", "A2", f"A2 of {grown.where}", "B1", "B2"]
 
-    monkeypatch.setattr(anndata.AnnData, "write_h5ad", stop_half_way)
-    with pytest.raises(error):
-        write_prediction(table, tmp_path / "B2.h5ad")
-    assert list(tmp_path.iterdir()) == []
+
+def test_a_store_nothing_can_be_borrowed_from_says_why_of_each_slide(run, tmp_path):
+    elsewhere = create_store(tmp_path / "elsewhere.zarr")
+    put_slide(elsewhere, *draw_tissue("D1"), fingerprint={**FINGERPRINT, "patch_um": 56.0})
+    add_slide(elsewhere, draw_tissue("D2")[0])
+    cohort = open_cohort(elsewhere.path)
+    with pytest.raises(MismatchError, match=r"D1 has .*another way; D2 has no embedding 'tiny'"):
+        open_predictor(run, cohort, references=[cohort])

@@ -36,4 +36,4 @@ def test_worker_processes_give_the_same_numbers_in_the_same_order(grown, monkeyp
 def test_a_store_that_changed_meanwhile_is_refused(grown):
     (task, *_) = tasks_of(grown)
     with pytest.raises(MismatchError, match=r"is at commit .* but this evaluation reads commit 1;"):
-        _judge(str(grown.path), 1, task)
+        _judge(grown.where, 1, task)

@@ -1,0 +1,64 @@
+"""Commands that look at trained runs and hand them on: ``run ls | show | export``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from spahgc.commands.screen import FOLDER, PlainErrors, console, json_option
+
+
+@click.group("run", cls=PlainErrors)
+def run_group() -> None:
+    """Look at trained runs and hand them on."""
+
+
+@run_group.command("ls")
+@click.argument("folder", type=FOLDER, default=Path("runs"))
+@json_option
+def run_ls(folder: Path, *, as_json: bool) -> None:
+    """List the runs in FOLDER (runs/ where none is named), those of evaluations too."""
+    from dataclasses import asdict
+
+    from spahgc.errors import MissingError
+    from spahgc.report.runs import print_runs
+    from spahgc.store.runs import find_runs, read_record
+
+    records = {path: read_record(path) for path in find_runs(folder)}
+    if not records:
+        raise MissingError(f"{folder} has no run in it; `spahgc train` makes one")
+    if as_json:
+        click.echo(json.dumps({str(path): asdict(r) for path, r in records.items()}, indent=1))
+    else:
+        print_runs(records, console=console())
+
+
+@run_group.command("show")
+@click.argument("run", type=FOLDER)
+@json_option
+def run_show(run: Path, *, as_json: bool) -> None:
+    """Say what a RUN was trained on, how well it did and how far to believe it."""
+    from spahgc.report.runs import describe_run, print_run
+    from spahgc.store.runs import read_run
+
+    trained = read_run(run)
+    if as_json:
+        click.echo(json.dumps(describe_run(trained), indent=1))
+    else:
+        print_run(trained, console=console(), title=str(run))
+
+
+@run_group.command("export")
+@click.argument("run", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def run_export(run: Path, out: Path) -> None:
+    """Copy what others need to use a RUN into a new folder OUT: safetensors, JSON, a curve."""
+    from spahgc.store.run_folders import unfinished_folder
+    from spahgc.store.runs import export_run
+
+    with unfinished_folder(out, plan={}) as unfinished:
+        files = export_run(run, unfinished)
+    for file in files:
+        click.echo(out / file.name)

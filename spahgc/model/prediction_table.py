@@ -1,0 +1,108 @@
+"""A prediction as the AnnData that scanpy and squidpy work on, with how far to believe it.
+
+Dimension letters in this file:
+
+S spots, G genes
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import anndata
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from spahgc.model.trust import judge_slide, judge_spots
+from spahgc.store.confidence import GENE_COLUMNS
+from spahgc.store.runs import Run
+from spahgc.store.splits import caveat_of
+
+SPATIAL: Final = "spatial"
+UNS: Final = "spahgc"
+UNKNOWN_DIAMETER_PX: Final = 100.0
+COARSER: Final = 2.0
+"""How much coarser an image may be than the coarsest training image before that is said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Origin:
+    """What is known of a slide beside what a model sees of it."""
+
+    slide: str
+    """Its name."""
+
+    obs: pd.DataFrame
+    """S rows indexed by barcode or spot id."""
+
+    microns_per_pixel: float | None
+    """Of full-resolution pixels, in µm."""
+
+    spot_diameter_um: float | None
+    """Width of a spot, in µm, or the distance between spots where that is all that is known."""
+
+
+def as_anndata(
+    predicted_SG: NDArray[np.float32],
+    run: Run,
+    origin: Origin,
+    *,
+    centers_S2: NDArray[np.float64],
+    nearness_S: NDArray[np.float64],
+    references: Sequence[str],
+) -> anndata.AnnData:
+    """Put a prediction where scanpy and squidpy look for it.
+
+    Returns
+    -------
+    anndata.AnnData
+        ``X`` (S, G) float32 predicted log1p of counts per library size; ``obs`` as given, with
+        the columns of `spahgc.model.trust.judge_spots`; ``var`` the panel with those of
+        `spahgc.store.confidence.Trust.genes`, and ``test_pcc`` where the run was tested;
+        ``obsm["spatial"]`` (S, 2) x, y in full-resolution pixels; ``uns["spahgc"]`` provenance,
+        and in ``notes`` what to know before believing it.
+    """
+    record, notes = run.record, []
+    var = pd.DataFrame(index=pd.Index(record.panel, name=None))
+    obs = origin.obs.copy()
+    if run.trust is not None:
+        var[list(GENE_COLUMNS)] = run.trust.genes.reindex(record.panel)[list(GENE_COLUMNS)]
+        judged = judge_spots(run.trust, nearness_S).set_index(obs.index)
+        obs[list(judged.columns)] = judged
+        notes.append(judge_slide(run.trust, judged))
+    if run.scores is not None:
+        var["test_pcc"] = run.scores.groupby("gene")["pcc"].mean().reindex(record.panel)
+    notes += [_judge_scale(run, origin), caveat_of(record.shared_patients)]
+    provenance: dict[str, Any] = {
+        "slide": origin.slide,
+        "units": f"log1p of counts per {record.target_sum:g}, predicted",
+        "train": list(record.train),
+        "references": list(references),
+        "panel": f"{record.panel_rule} ({record.panel_digest})",
+        "embedding": record.embedding,
+        "encoder_fingerprint": record.fingerprint,
+        "spot_diameter_px": _diameter_px(origin),
+        "notes": [note for note in notes if note is not None],
+    }
+    return anndata.AnnData(
+        X=predicted_SG, obs=obs, var=var, obsm={SPATIAL: centers_S2}, uns={UNS: provenance}
+    )
+
+
+def _judge_scale(run: Run, origin: Origin) -> str | None:
+    """Say that an image is too coarse to show what the model learned to see."""
+    known = [scale for scale in run.record.microns_per_pixel.values() if scale is not None]
+    scale = origin.microns_per_pixel
+    if scale is None or not known or scale <= COARSER * max(known):
+        return None
+    return (
+        f"its image has {scale:.3g} µm per pixel, the training images at most {max(known):.3g}: "
+        "details that the model learned from are not in it"
+    )
+
+
+def _diameter_px(origin: Origin) -> float:
+    if origin.spot_diameter_um is None or origin.microns_per_pixel is None:
+        return UNKNOWN_DIAMETER_PX
+    return origin.spot_diameter_um / origin.microns_per_pixel

@@ -1,0 +1,131 @@
+"""Trained runs on screen: a list of many, or all about one."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from spahgc.store.confidence import Trust, serialise_trust
+from spahgc.store.runs import Run, RunRecord
+from spahgc.store.splits import caveat_of
+
+MOST_NAMED: Final = 6
+"""Slides named in a cell of a list."""
+N_GENES_SHOWN: Final = 10
+"""Genes shown of the best and of the worst."""
+
+
+def print_runs(records: Mapping[Path, RunRecord], *, console: Console) -> None:
+    """List runs, one a line.
+
+    Parameters
+    ----------
+    records
+        By the runs' folders.
+    console
+        Where to.
+    """
+    table = Table()
+    table.add_column("run", overflow="fold")
+    for column in ("made", "panel", "train", "test", "embedding"):
+        table.add_column(column)
+    table.add_column("validation PCC", justify="right")
+    for path, record in records.items():
+        weaker = " (weaker: shares a patient)" if record.shared_patients else ""
+        table.add_row(
+            Text(str(path)),
+            record.made_at[:16].replace("T", " "),
+            Text(f"{record.panel_rule} {record.panel_digest}"),
+            Text(_some(tuple(record.train))),
+            Text((_some(record.test) or "–") + weaker),
+            Text(record.embedding),
+            f"{record.validation_pcc:.3f}",
+        )
+    console.print(table)
+
+
+def describe_run(run: Run) -> dict[str, Any]:
+    """Give everything but the weights, as JSON can spell it."""
+    scores = None
+    if run.scores is not None:
+        means = run.scores.groupby("slide")[["pcc", "rmse", "mae"]].mean()
+        scores = json.loads(means.to_json(orient="index"))
+    return {
+        **asdict(run.record),
+        "caveat": caveat_of(run.record.shared_patients),
+        "test_scores": scores,
+        "trust": None if run.trust is None else json.loads(serialise_trust(run.trust)),
+        "n_weights": int(sum(weight.size for weight in run.weights.values())),
+    }
+
+
+def print_run(run: Run, *, console: Console, title: str) -> None:
+    """Say what a run was trained on, how well it did and how far to believe it.
+
+    Parameters
+    ----------
+    run
+        The run.
+    console
+        Where to.
+    title
+        Above all.
+    """
+    record = run.record
+    facts = {
+        "store": f"{record.store}, commit {record.commit}",
+        "made": f"{record.made_at}, spahgc {record.versions.get('spahgc', '?')}",
+        "embedding": f"{record.embedding} ({record.fingerprint[:12]})",
+        "panel": f"{record.panel_rule}: {len(record.panel)} genes ({record.panel_digest})",
+        "split": record.split,
+        "train": ", ".join(record.train),
+        "validation": ", ".join(record.validation) or "none",
+        "test": ", ".join(record.test) or "none",
+        "kept": f"epoch {record.best_epoch}, validation PCC {record.validation_pcc:.3f}",
+        "weights": f"{sum(weight.size for weight in run.weights.values()):,}",
+    }
+    console.print(Text(title, style="bold"))
+    for name, fact in facts.items():
+        console.print(Text(f"  {name:<11}{fact}"), soft_wrap=True)
+    if run.scores is not None:
+        for slide, pcc in run.scores.groupby("slide")["pcc"].mean().items():
+            console.print(Text(f"  {'scored':<11}{slide}: mean PCC {pcc:.3f}"))
+    if caveat := caveat_of(record.shared_patients):
+        console.print(Text(f"  {'Note':<11}{caveat}"), soft_wrap=True)
+    if run.trust is not None:
+        _print_trust(run.trust, console)
+
+
+def _print_trust(trust: Trust, console: Console) -> None:
+    known = trust.genes.dropna(subset="cv_pcc").sort_values("cv_pcc", ascending=False)
+    held_out = ", ".join(trust.slides) or "no slide"
+    errors = " ".join("–" if np.isnan(error) else f"{error:.2f}" for error in trust.error_B)
+    console.print(Text(f"Genes, on held-out {held_out}: PCC [95 % interval]"))
+    n_left_out = max(0, len(known) - 2 * N_GENES_SHOWN)
+    for place, (gene, row) in enumerate(known.iterrows()):
+        if n_left_out and place == N_GENES_SHOWN:
+            console.print(Text(f"  … {n_left_out} more"))
+        if N_GENES_SHOWN <= place < N_GENES_SHOWN + n_left_out:
+            continue
+        interval = f"[{row['cv_low']:+.2f}, {row['cv_high']:+.2f}]"
+        console.print(Text(f"  {gene:<20} {row['cv_pcc']:+.2f} {interval}"))
+    if n_undefined := len(trust.genes) - len(known):
+        console.print(Text(f"  {n_undefined} without a correlation"))
+    console.print(
+        Text(
+            "Error of a held-out spot in the genes' standard deviations, by how near its "
+            f"references are, least near first: {errors}"
+        ),
+        soft_wrap=True,
+    )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more

@@ -1,0 +1,114 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from spahgc.model.spots import expression_of
+from spahgc.model.trust import (
+    FLAGGED_BELOW,
+    find_trust,
+    judge_genes,
+    judge_slide,
+    judge_spots,
+    nearness_of,
+    spot_error,
+)
+
+
+@pytest.fixture(scope="module")
+def slides(finished):
+    return {name: finished.teaching.read(name) for name in ("A1", "B2")}
+
+
+def noisy(slides, *, noise, seed=0):
+    generator = np.random.default_rng(seed)
+    return {
+        name: expression_of(s) + generator.normal(0, noise, expression_of(s).shape)
+        for name, s in slides.items()
+    }
+
+
+def test_a_genes_score_is_the_mean_over_held_out_slides(slides, finished):
+    genes = finished.teaching.panel.genes
+    predicted = noisy(slides, noise=1.0)
+    found = judge_genes(slides, predicted, genes=genes)
+    for place, gene in enumerate(genes):
+        each = [
+            np.corrcoef(expression_of(s)[:, place], predicted[name][:, place])[0, 1]
+            for name, s in slides.items()
+        ]
+        assert found.loc[gene, "cv_pcc"] == pytest.approx(np.mean(each))
+    assert (found["cv_slides"] == 2).all()
+
+
+def test_intervals_hold_the_score_and_narrow_where_slides_agree(slides, finished):
+    genes = finished.teaching.panel.genes
+    good = judge_genes(slides, noisy(slides, noise=0.05), genes=genes)
+    poor = judge_genes(slides, noisy(slides, noise=2.0), genes=genes)
+    for found in (good, poor):
+        assert (found["cv_low"] <= found["cv_pcc"]).all()
+        assert (found["cv_pcc"] <= found["cv_high"]).all()
+    width = (good["cv_high"] - good["cv_low"]).mean(), (poor["cv_high"] - poor["cv_low"]).mean()
+    assert width[0] < width[1] / 2
+
+
+def test_a_gene_without_score_has_none_and_no_interval(slides, finished):
+    genes = finished.teaching.panel.genes
+    predicted = noisy(slides, noise=1.0)
+    constant = {name: np.where(np.arange(6) == 2, 0.5, p) for name, p in predicted.items()}
+    unlisted = {n: replace(s, expression_SG=s.expression_SG.copy()) for n, s in slides.items()}
+    unlisted["A1"].expression_SG[:, 4] = np.nan
+    found = judge_genes(unlisted, constant, genes=genes)
+    assert found.iloc[2][["cv_pcc", "cv_low", "cv_high"]].isna().all()
+    assert found["cv_slides"].tolist() == [2, 2, 0, 2, 1, 2]
+
+
+def test_nothing_held_out_means_nothing_known(finished):
+    trust = find_trust(finished.teaching, held_out={})
+    assert trust.genes["cv_pcc"].isna().all()
+    assert (trust.genes["cv_slides"] == 0).all()
+    assert np.isnan(trust.error_B).all()
+    assert len(trust.nearness_Q) > 100
+
+
+def test_the_runs_trust_comes_from_its_validation_slide_not_its_test(finished):
+    assert finished.run.trust.slides == ("A1",)
+    assert set(finished.run.record.test) == {"B2"}
+
+
+def test_held_out_spots_are_flagged_as_often_as_promised(finished):
+    teaching, trust = finished.teaching, finished.run.trust
+    asking = [*teaching.spots.values(), teaching.read("A1")]
+    near_S = np.concatenate([nearness_of(teaching, spots) for spots in asking])
+    judged = judge_spots(trust, near_S)
+    assert judged["unlike_references"].mean() == pytest.approx(FLAGGED_BELOW, abs=0.03)
+    assert judged["nearness"].min() == 0
+    assert judged["nearness"].max() == 1
+    order = np.argsort(near_S)
+    assert (np.diff(judged["nearness"].to_numpy()[order]) >= 0).all()
+
+
+def test_a_slide_is_noted_where_far_more_spots_are_flagged_than_on_held_out_slides(finished):
+    trust = replace(finished.run.trust, flagged_share=0.04)
+    flags = pd.DataFrame({"unlike_references": [True] * 7 + [False] * 93})
+    assert judge_slide(trust, flags) is None
+    assert judge_slide(trust, pd.concat([flags, flags[:4]])).startswith("11% of its spots")
+
+
+def test_nearness_is_the_mean_cosine_to_the_nearest_references(finished):
+    teaching = finished.teaching
+    spots = teaching.read("B2")
+    found = nearness_of(teaching, spots)
+    references = np.concatenate([s.embedding_SD for s in teaching.spots.values()]).astype(float)
+    unit_RD = references / np.linalg.norm(references, axis=1, keepdims=True)
+    asked_SD = spots.embedding_SD / np.linalg.norm(spots.embedding_SD, axis=1, keepdims=True)
+    expected_S = np.sort(asked_SD @ unit_RD.T, axis=1)[:, -10:].mean(axis=1)
+    np.testing.assert_allclose(found, expected_S, atol=1e-5)
+
+
+def test_a_spots_error_is_in_standard_deviations_of_its_genes(slides):
+    spots = slides["B2"]
+    measured_SG = expression_of(spots).astype(float)
+    shifted_SG = measured_SG + 2 * measured_SG.std(axis=0)
+    np.testing.assert_allclose(spot_error(spots, shifted_SG), 2, rtol=1e-5)
