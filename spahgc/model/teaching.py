@@ -4,7 +4,7 @@ Nothing here has ever opened a validation or test slide's expression: the panel,
 and the graphs come from the training slides; a slide to be judged is handed in at the end.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -108,18 +108,36 @@ def gather_teaching(
     MismatchError
         If the training slides share too few genes for ``panel_rule``.
     """
-    # the validation slide is taken from training too: it may say which genes exist
-    genes = cohort.shared_genes((*fold.train, *fold.validation))
-    counts = {}
-    for name in fold.train:
-        slide = cohort[name]
-        column_G = slide.genes.index.get_indexer(pd.Index(genes)).astype(np.int64)
-        counts[name] = slide.read_counts()[:, column_G]
     return TeachingSet(
         cohort=cohort,
         index=index,
         groups={name: fold.groups[name] for name in (*fold.train, *fold.validation, *fold.test)},
         train=fold.train,
-        panel=choose_panel(counts, genes, rule=panel_rule),
+        panel=choose_genes(cohort, fold.train, rule=panel_rule, listed=fold.validation),
         graph_config=graph_config,
     )
+
+
+def choose_genes(
+    cohort: Cohort, names: Sequence[str], *, rule: str, listed: Sequence[str] = ()
+) -> GenePanel:
+    """Choose a panel on the counts of some slides.
+
+    Parameters
+    ----------
+    cohort
+        The store.
+    names
+        Slides whose counts rank the genes.
+    rule
+        See `spahgc.model.expression.choose_panel`.
+    listed
+        Slides that must list the genes too, but whose counts are not read.
+    """
+    genes = cohort.shared_genes((*names, *listed))
+    counts = {}
+    for name in names:
+        slide = cohort[name]
+        column_G = slide.genes.index.get_indexer(pd.Index(genes)).astype(np.int64)
+        counts[name] = slide.read_counts()[:, column_G]
+    return choose_panel(counts, genes, rule=rule)
