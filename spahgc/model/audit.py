@@ -187,11 +187,10 @@ def _check_checkpoint(evidence: Evidence) -> Iterator[Finding]:
         told = f"training slides held out in turn chose epoch {record.best_epoch}"
         yield _verdict("checkpoint", leaks, clean=told)
         return
-    least = curve.loc[curve["validation_loss"].idxmin()]
-    if int(least["epoch"]) != record.best_epoch:
+    least = int(curve["epoch"].iloc[int(curve["validation_loss"].argmin())])
+    if least != record.best_epoch:
         leaks.append(
-            f"epoch {record.best_epoch} was kept, but the validation loss is least at epoch "
-            f"{int(least['epoch'])}"
+            f"epoch {record.best_epoch} was kept, but the validation loss is least at epoch {least}"
         )
     again = _mean_pcc(evidence.predictor, evidence.validation)
     if abs(again - record.validation_pcc) > TOLERANCE:

@@ -15,6 +15,8 @@ ALIKE: Final = 0.95
 0.99, the most similar of the next section of the same block 0.86."""
 CLOSER: Final = 0.1
 """How far a copy is, at most, as a share of how far the second most similar patch is."""
+BLANK: Final = 0.995
+"""Cosine of the second most similar patch from which a patch counts as blank."""
 MANY: Final = 0.1
 """Share of copied patches from which a slide counts as copied."""
 BLOCK: Final = 1024
@@ -41,7 +43,8 @@ def find_copies(own_SD: NDArray[np.float32], other_RD: NDArray[np.float32]) -> f
         cosine_SR = unit_SD[start : start + BLOCK] @ unit_RD.T
         two_S2 = np.partition(cosine_SR, -2, axis=1)[:, -2:]
         second_S, best_S = two_S2[:, 0], two_S2[:, 1]
-        n_copied += int(np.sum((best_S >= ALIKE) & (1 - best_S <= CLOSER * (1 - second_S))))
+        is_alone_S = (second_S < BLANK) & (1 - best_S <= CLOSER * (1 - second_S))
+        n_copied += int(np.sum((best_S >= ALIKE) & is_alone_S))
     share = n_copied / len(unit_SD)
     return share if share >= MANY else None
 

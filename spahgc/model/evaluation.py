@@ -137,7 +137,7 @@ def _score(
     method: str,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     scores = score_slide(spots, predicted_SG, teaching, method=method, fold=task.fold.name)
-    scores.insert(3, "seed", pd.array([task.seed] * len(scores), dtype="Int64"))
+    scores.insert(3, "seed", pd.Series([task.seed] * len(scores), dtype="Int64"))
     scores["panel"] = teaching.panel.digest
     scores["shared_patients"] = "+".join(task.fold.shared_patients)
     measured_SG = expression_of(spots)

@@ -88,9 +88,7 @@ class TeachingSet:
         """Find the ``k`` most similar spots on the slides that ``target`` may borrow from."""
         among = self.among(target)
         self.borrowed.update(among)
-        return self.index.search(
-            target.embedding_SD, k=k, only_slides=among, asked_by=target.name
-        )
+        return self.index.search(target.embedding_SD, k=k, only_slides=among, asked_by=target.name)
 
 
 def gather_teaching(
@@ -113,14 +111,12 @@ def gather_teaching(
         index=index,
         groups={name: fold.groups[name] for name in (*fold.train, *fold.validation, *fold.test)},
         train=fold.train,
-        panel=choose_genes(cohort, fold.train, rule=panel_rule, listed=fold.validation),
+        panel=choose_genes(cohort, (*fold.train, *fold.validation), rule=panel_rule),
         graph_config=graph_config,
     )
 
 
-def choose_genes(
-    cohort: Cohort, names: Sequence[str], *, rule: str, listed: Sequence[str] = ()
-) -> GenePanel:
+def choose_genes(cohort: Cohort, names: Sequence[str], *, rule: str) -> GenePanel:
     """Choose a panel on the counts of some slides.
 
     Parameters
@@ -131,10 +127,8 @@ def choose_genes(
         Slides whose counts rank the genes.
     rule
         See `spahgc.model.expression.choose_panel`.
-    listed
-        Slides that must list the genes too, but whose counts are not read.
     """
-    genes = cohort.shared_genes((*names, *listed))
+    genes = cohort.shared_genes(names)
     counts = {}
     for name in names:
         slide = cohort[name]

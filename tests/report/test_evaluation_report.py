@@ -67,7 +67,10 @@ def test_everything_has_its_place(report):
         for path in report.folder.rglob("*")
         if path.is_file()
     }
-    of_run = ("run.json", "weights.safetensors", "curve.csv", "scores.parquet", "curve.png")
+    of_run = (
+        *("run.json", "weights.safetensors", "curve.csv", "scores.parquet", "trust.json"),
+        "curve.png",
+    )
     assert files == {
         "scores.parquet",
         "slides.parquet",

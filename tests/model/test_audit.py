@@ -1,0 +1,157 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from spahgc.errors import MismatchError
+from spahgc.model import runs, teaching
+from spahgc.model.audit import CHECKS, audit_run
+from spahgc.model.copies import find_copies
+from spahgc.model.prediction import open_predictor
+from spahgc.model.runs import MODEL, score_slide, train_fold
+from spahgc.store.cohort import open_cohort
+from spahgc.store.index import build_index
+from spahgc.store.splits import BY_PATIENT
+from tests.model.conftest import (
+    EMBEDDING,
+    RUN_CONFIG,
+    copy_store,
+    draw_tissue,
+    fold_of,
+    put_slide,
+    with_counts,
+)
+
+
+def leaks_of(run, cohort):
+    """Give what leaks, by check."""
+    findings = audit_run(run, cohort)
+    return {f.check: f.text for f in findings if f.verdict == "leak"}
+
+
+def lie(run, **record):
+    return replace(run, record=replace(run.record, **record))
+
+
+@pytest.fixture
+def careless(monkeypatch):
+    """Let a test slide teach: what `train_fold` refuses, a planted leak needs."""
+    monkeypatch.setattr(runs, "_refuse_twins", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def odd(grown, tmp_path_factory):
+    """A store whose B2 has the counts of other tissue, so that it chooses other genes."""
+    slide = with_counts(draw_tissue("B2")[0], seed=1)
+    return copy_store(grown, tmp_path_factory.mktemp("odd") / "data.zarr", slide)
+
+
+def test_an_honest_run_is_clean(finished, grown):
+    findings = audit_run(finished.run, grown)
+    assert {f.verdict for f in findings} == {"clean", "caveat"}
+    assert len(findings) == len(CHECKS)
+    (caveat,) = [f.text for f in findings if f.verdict == "caveat"]
+    assert "patient (B) on both sides" in caveat
+
+
+def test_a_test_slide_in_the_index_is_named(grown, careless):
+    fold = fold_of(grown)
+    leaky = train_fold(grown, replace(fold, train=(*fold.train, "B2")), config=RUN_CONFIG).run
+    found = leaks_of(leaky, grown)
+    assert "B2 is for train and for test" in found["parts"]
+    assert "B2 was borrowed from" in found["index"]
+    # a record that hides it: what was asked of the index tells, and so do the scores
+    hidden = lie(leaky, train={n: c for n, c in leaky.record.train.items() if n != "B2"})
+    assert "B2 was borrowed from, but is no training slide" in leaks_of(hidden, grown)["index"]
+    silent = lie(hidden, references=hidden.record.references[:-1])
+    assert "index" not in leaks_of(silent, grown)
+
+
+def test_a_score_with_the_help_of_other_slides_is_not_reproduced(finished, grown):
+    run = finished.run
+    more = {**run.record.train, "A1": grown["A1"].entry.content}
+    helper = open_predictor(lie(run, train=more), grown)
+    spots = finished.tested["B2"]
+    scores = score_slide(spots, helper.predict(spots), helper.teaching, method=MODEL, fold="B2")
+    assert "something else was seen" in leaks_of(replace(run, scores=scores), grown)["scores"]
+
+
+def test_a_panel_chosen_with_the_test_slide_is_named(odd, monkeypatch):
+    honest = teaching.choose_genes
+    monkeypatch.setattr(
+        teaching,
+        "choose_genes",
+        lambda cohort, names, **how: honest(cohort, (*names, "B2"), **how),
+    )
+    leaky = train_fold(odd, fold_of(odd), config=RUN_CONFIG).run
+    monkeypatch.undo()
+    assert "panel is chosen with the test slides" in leaks_of(leaky, odd)["panel"]
+    clean = train_fold(odd, fold_of(odd), config=RUN_CONFIG).run
+    assert leaks_of(clean, odd) == {}
+    forged = lie(clean, panel=tuple(reversed(clean.record.panel)))
+    assert "not reproducible" in leaks_of(forged, odd)["panel"]
+
+
+def test_an_epoch_chosen_by_the_test_slide_is_named(odd, careless):
+    fold = replace(fold_of(odd), validation=("B2",))
+    leaky = train_fold(odd, fold, config=RUN_CONFIG).run
+    assert "test slide B2 chose the epoch" in leaks_of(leaky, odd)["checkpoint"]
+    content = {**leaky.record.judged, "A1": odd["A1"].entry.content}
+    hidden = lie(leaky, validation=("A1",), judged=content)
+    assert "on the test slides it is" in leaks_of(hidden, odd)["checkpoint"]
+
+
+def test_another_epoch_than_the_least_validation_loss_is_named(finished, grown):
+    best = finished.run.record.best_epoch
+    other = lie(finished.run, best_epoch=1 + best % 3)
+    assert f"least at epoch {best}" in leaks_of(other, grown)["checkpoint"]
+
+
+def test_a_copy_of_the_test_image_in_training_is_named(grown, tmp_path):
+    slide, embedding_SD = draw_tissue("B2")
+    noise = np.random.default_rng(0).normal(0, 1e-3, embedding_SD.shape).astype(np.float32)
+    cohort = copy_store(grown, tmp_path / "data.zarr")
+    again = replace(with_counts(slide, seed=3), name="C9", patient="C")
+    put_slide(cohort.store, again, embedding_SD + noise)
+    build_index(open_cohort(cohort.where), embedding=EMBEDDING)
+    cohort = open_cohort(cohort.where)
+    leaky = train_fold(cohort, fold_of(cohort), config=RUN_CONFIG).run
+    assert "C9" in (*leaky.record.train, *leaky.record.validation)
+    assert leaks_of(leaky, cohort)["copies"] == "91% of the patches of B2 are also in C9"
+
+
+def test_the_same_counts_in_training_are_named(grown, tmp_path, careless):
+    slide, _ = draw_tissue("B2")
+    cohort = copy_store(grown, tmp_path / "data.zarr")
+    twin = draw_tissue("C9", seed=2)[1][:30]
+    twin_SD = np.concatenate([twin, twin[:3]])
+    put_slide(cohort.store, replace(slide, name="C9", patient="C"), twin_SD)
+    build_index(open_cohort(cohort.where), embedding=EMBEDDING)
+    cohort = open_cohort(cohort.where)
+    leaky = train_fold(cohort, fold_of(cohort), config=RUN_CONFIG).run
+    assert "B2 and C9 have the same image or counts" in leaks_of(leaky, cohort)["copies"]
+
+
+def test_a_shared_patient_that_is_not_owned_up_to_is_a_leak(finished, grown):
+    for claim in ({"shared_patients": ()}, {"split": BY_PATIENT}):
+        assert "does not say so" in leaks_of(lie(finished.run, **claim), grown)["patients"]
+
+
+def test_a_run_that_tested_nothing_can_be_audited(finished, grown):
+    untested = replace(lie(finished.run, test=(), shared_patients=()), scores=None)
+    assert leaks_of(untested, grown) == {}
+
+
+def test_beside_a_store_that_changed_nothing_can_be_proved(finished, odd):
+    with pytest.raises(MismatchError, match=r"slide B2 .*nothing can be proved"):
+        audit_run(finished.run, odd)
+
+
+def test_blank_patches_are_no_copies():
+    generator = np.random.default_rng(0)
+    own_SD, other_SD = generator.normal(size=(2, 60, 32)).astype(np.float32)
+    assert find_copies(own_SD, other_SD) is None
+    own_SD[:30], other_SD[:30] = 7.0, 7.0  # blank glass on both
+    assert find_copies(own_SD, other_SD) is None
+    other_SD[40:50] = own_SD[40:50]
+    assert find_copies(own_SD, other_SD) == pytest.approx(10 / 60)
