@@ -2,12 +2,15 @@
 
 import click
 
+from spahgc.commands.audit import audit
 from spahgc.commands.demo import demo
 from spahgc.commands.embed import embed
 from spahgc.commands.encoders import encoders
 from spahgc.commands.index import index
 from spahgc.commands.ingest import ingest
-from spahgc.commands.model import evaluate, predict, train
+from spahgc.commands.model import evaluate, train
+from spahgc.commands.predict import predict
+from spahgc.commands.run import run_group
 from spahgc.commands.screen import PlainErrors
 from spahgc.commands.store import store_group
 
@@ -18,11 +21,24 @@ def cli() -> None:
     """Predict spatial gene expression from H&E images.
 
     A slide's spots borrow from spots of other slides that look alike and whose expression is
-    known. The way: ingest → index build → train → predict; evaluate says what to expect.
+    known. The way: ingest → index build → train → predict; evaluate says what to expect,
+    and audit proves that nothing leaked.
     """
 
 
-for command in (ingest, embed, encoders, index, train, evaluate, predict, store_group, demo):
+for command in (
+    ingest,
+    embed,
+    encoders,
+    index,
+    train,
+    evaluate,
+    predict,
+    audit,
+    run_group,
+    store_group,
+    demo,
+):
     cli.add_command(command)
 
 

@@ -18,6 +18,12 @@ REFER: Final = (REFERENCE, "refer", TARGET)
 CLOSE: Final = (REFERENCE, "close", REFERENCE)
 
 
+SPATIAL: Final = "spatial"
+"""Key in a prediction's ``obsm``: spot centers as x, y in full-resolution pixels."""
+UNS: Final = "spahgc"
+"""Key in a prediction's ``uns``: where it comes from, and what to know before believing it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One thing a reader found out about a slide, kept with the slide for ever."""

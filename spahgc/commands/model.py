@@ -1,4 +1,4 @@
-"""Commands that read the store: ``train``, ``evaluate`` and ``predict``."""
+"""Commands that train: ``train`` and ``evaluate``."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spahgc.commands.screen import FOLDER, console, progress_bar, spinner, store_option
+from spahgc.commands.screen import FOLDER, console, json_option, progress_bar, store_option
 from spahgc.store.splits import BY_PATIENT, SPLIT_RULES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    import anndata
-
-    from spahgc.model.prediction import Predictor
+    from spahgc.model.evaluation import Task
+    from spahgc.model.judged import Judged
     from spahgc.model.runs import RunConfig
     from spahgc.store.cohort import Cohort, Usable
     from spahgc.store.runs import Run
+    from spahgc.store.splits import Fold
 
 
 def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,15 +59,17 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Let the second encoder be a moving average with this decay.",
             ),
             click.option(
-                "--seed", type=int, default=0, show_default=True, help="Of everything random."
-            ),
-            click.option(
                 "--device", default="cpu", show_default=True, help="As Lightning names it."
             ),
             click.option(
                 "--out", type=FOLDER, help="Folder to make; by default a new one in runs/."
             ),
-            click.option("--json", "as_json", is_flag=True, help="Print a report for machines."),
+            click.option(
+                "--resume",
+                is_flag=True,
+                help="Go on from what an interrupted command left at --out.",
+            ),
+            json_option,
         ]
     ):
         command = option(command)
@@ -79,13 +81,16 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--validation", multiple=True, help="Slide that chooses the epoch; may be given again."
 )
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
 @training_options
 def train(
-    store: Path,
+    store: str,
     test: tuple[str, ...],
     validation: tuple[str, ...],
+    seed: int,
     out: Path | None,
     *,
+    resume: bool,
     as_json: bool,
     **how: Any,  # noqa: ANN401  see training_options
 ) -> None:
@@ -96,7 +101,7 @@ def train(
     from spahgc.store.runs import write_run
     from spahgc.store.splits import make_fold
 
-    cohort, usable, config = _prepare(store, **how)
+    cohort, usable, config = _prepare(store, seed=seed, **how)
     _say_left_out(usable)
     for name in (*test, *validation):
         _check_usable(cohort, usable, name)
@@ -108,7 +113,8 @@ def train(
         f"test: {', '.join(fold.test) or 'none'}",
         err=True,
     )
-    with unfinished_folder(folder, plan={}) as unfinished:
+    plan = _plan(cohort, folds=[fold], configs=[config])
+    with unfinished_folder(folder, plan=plan, resume=resume) as unfinished:
         with progress_bar("training", config.training.max_epochs, unit="epochs") as advance:
             run = train_fold(cohort, fold, config=config, advance=advance).run
         write_run(run, unfinished)
@@ -123,37 +129,58 @@ def train(
     show_default=True,
     help=f"What is held out in turn: {', '.join(SPLIT_RULES)}, or a JSON or CSV file.",
 )
+@click.option("--seed", "named_seeds", type=int, multiple=True, help="Seed; may be given again.")
+@click.option(
+    "--seeds",
+    "n_seeds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many seeds, from 0, where none is named.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Processes of a Dask cluster on this machine; 0 judges in this one.",
+)
+@click.option("--scheduler", help="Address of a running Dask scheduler, tcp://…")
 @training_options
 def evaluate(
-    store: Path,
+    store: str,
     split: str,
+    named_seeds: tuple[int, ...],
+    n_seeds: int,
+    workers: int,
+    scheduler: str | None,
     out: Path | None,
     *,
+    resume: bool,
     as_json: bool,
     **how: Any,  # noqa: ANN401  see training_options
 ) -> None:
     """Judge the model beside its baselines: every slide or patient is held out once."""
-    from spahgc.model.evaluation import evaluate_folds
+    from spahgc.model.evaluation import plan_tasks
+    from spahgc.model.runs import MODEL
     from spahgc.report.evaluation import EvaluationReport
-    from spahgc.store.run_folders import unfinished_folder
+    from spahgc.store.run_folders import WORK, unfinished_folder
     from spahgc.store.split_files import read_folds
 
-    cohort, usable, config = _prepare(store, **how)
+    seeds = named_seeds or tuple(range(n_seeds))
+    cohort, usable, config = _prepare(store, seed=seeds[0], **how)
     _say_left_out(usable)
     folds = read_folds(cohort.patients(usable.names), split=split)
+    tasks = plan_tasks(folds, models={MODEL: config}, seeds=seeds)
     folder = out or _new_folder("evaluate")
-    total = len(folds) * config.training.max_epochs
-    with unfinished_folder(folder, plan={}) as unfinished:
+    plan = _plan(cohort, folds=folds, configs=[config], seeds=seeds)
+    with unfinished_folder(folder, plan=plan, resume=resume) as unfinished:
         report = EvaluationReport(folder=unfinished, cohort=cohort, split=split)
-        with progress_bar(f"{len(folds)} folds", total, unit="epochs") as advance:
-            for result in evaluate_folds(cohort, folds, config=config, advance=advance):
-                report.add(
-                    result.finished.run,
-                    result.scores,
-                    predicted=result.finished.predictions,
-                    measured=result.finished.measured,
-                    caveat=result.fold.caveat,
-                )
+        results = _judge(cohort, tasks, unfinished / WORK, workers=workers, scheduler=scheduler)
+        with progress_bar(f"{len(folds)} folds", len(tasks), unit="models") as advance:
+            for task, judged in zip(tasks, results, strict=True):
+                report.add(task.fold, judged)
+                advance(1)
         report.write()
     if as_json:
         click.echo((folder / "summary.json").read_text())
@@ -161,50 +188,45 @@ def evaluate(
         report.show(console(), folder=folder)
 
 
-@click.command()
-@click.option("--run", "run_folder", type=FOLDER, required=True, help="Folder that train made.")
-@click.option("--slide", help="Slide of the store to predict.")
-@click.option("--image", type=FOLDER, help="H&E image to predict; no expression needed.")
-@click.option("--mpp", type=click.FloatRange(min=0, min_open=True), help="µm per pixel of it.")
-@click.option(
-    "--pitch-um",
-    type=click.FloatRange(min=0, min_open=True),
-    default=100.0,
-    show_default=True,
-    help="Distance between the spots laid over it, in µm.",
-)
-@click.option("--weights", type=FOLDER, help="Weights file of the run's encoder, where it had one.")
-@click.option("--out", type=FOLDER, required=True, help="The .h5ad file to write.")
-@store_option
-def predict(
-    run_folder: Path,
-    slide: str | None,
-    image: Path | None,
-    mpp: float | None,
-    pitch_um: float,
-    weights: Path | None,
-    out: Path,
-    store: Path,
-) -> None:
-    """Predict expression for a slide of the store, or for an image alone."""
-    from spahgc.model.prediction import open_predictor, predict_stored, write_prediction
-    from spahgc.store.cohort import open_cohort
-    from spahgc.store.runs import read_run
+def _judge(
+    cohort: Cohort, tasks: list[Task], work: Path, *, workers: int, scheduler: str | None
+) -> Iterator[Judged]:
+    """Judge what an earlier attempt has not, and give everything in order."""
+    from spahgc.model.evaluation import judge_all
+    from spahgc.model.workers import judge_on_dask
+    from spahgc.report.pieces import read_judged, write_judged
 
-    predictor = open_predictor(read_run(run_folder), open_cohort(store))
-    if slide is not None and image is None:
-        with spinner(f"predicting {slide}"):
-            table = predict_stored(predictor, slide)
-    elif image is not None and slide is None:
-        table = _predict_image(predictor, image, mpp=mpp, pitch_um=pitch_um, weights=weights)
+    places = [work / f"{number}" for number in range(len(tasks))]
+    missing = [task for task, place in zip(tasks, places, strict=True) if not place.exists()]
+    if workers or scheduler:
+        fresh = judge_on_dask(cohort, missing, workers=workers, scheduler=scheduler)
     else:
-        raise click.UsageError("give --slide NAME of the store, or --image FILE")
-    write_prediction(table, out)
-    click.echo(f"{out}: {table.n_obs} spots × {table.n_vars} genes")
+        fresh = judge_all(cohort, missing)
+    for place in places:
+        judged = read_judged(place)
+        if judged is None:
+            judged = next(fresh)
+            write_judged(judged, place)
+        yield judged
+
+
+def _plan(
+    cohort: Cohort, *, folds: list[Fold], configs: list[RunConfig], seeds: tuple[int, ...] = ()
+) -> dict[str, Any]:
+    """Spell what decides a result: an interrupted command goes on only with the same."""
+    from dataclasses import asdict
+
+    return {
+        "store": cohort.where,
+        "commit": cohort.commit.number,
+        "slides": [asdict(fold) for fold in folds],
+        "settings": [asdict(config) for config in configs],
+        "seeds": seeds,
+    }
 
 
 def _prepare(
-    store: Path,
+    store: str,
     *,
     genes: str,
     leave_out: tuple[str, ...],
@@ -236,29 +258,6 @@ def _prepare(
         ),
         config,
     )
-
-
-def _predict_image(
-    predictor: Predictor,
-    image: Path,
-    *,
-    mpp: float | None,
-    pitch_um: float,
-    weights: Path | None,
-) -> anndata.AnnData:
-    from spahgc.ingest.embedding import embed_image_slide
-    from spahgc.ingest.fields import config_like
-    from spahgc.ingest.readers.image import read_image_slide
-    from spahgc.model.prediction import predict_new
-
-    slide = read_image_slide(image, microns_per_pixel=mpp, pitch_um=pitch_um)
-    record = predictor.run.record
-    config = config_like([record.encoder], weights=weights)
-    with progress_bar("embedding", len(slide.spots), unit="spots") as advance:
-        (embedding_SD,) = embed_image_slide(
-            slide, config, fingerprint_digests=[record.fingerprint], advance=advance
-        )
-    return predict_new(predictor, slide, embedding_SD)
 
 
 def _check_usable(cohort: Cohort, usable: Usable, name: str) -> None:

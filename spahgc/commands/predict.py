@@ -103,25 +103,23 @@ def _predict_images(
     weights: Path | None,
 ) -> Iterator[anndata.AnnData]:
     from spahgc.ingest.embedding import embed_image_slide
+    from spahgc.ingest.fields import config_like
     from spahgc.ingest.readers.image import read_image_slide
-    from spahgc.ingest.shards import EmbeddingConfig
     from spahgc.model.prediction import predict_new
 
     record = predictor.run.record
+    config = config_like([record.encoder], weights=weights)
     for image in images:
         slide = read_image_slide(image, microns_per_pixel=mpp, pitch_um=pitch_um)
-        config = EmbeddingConfig(
-            encoder=record.encoder["encoder"], weights=weights, side_um=record.encoder["patch_um"]
-        )
         with progress_bar(f"embedding {slide.name}", len(slide.spots), unit="spots") as advance:
-            embedding_SD = embed_image_slide(
-                slide, config, fingerprint_digest=record.fingerprint, advance=advance
+            (embedding_SD,) = embed_image_slide(
+                slide, config, fingerprint_digests=[record.fingerprint], advance=advance
             )
         yield predict_new(predictor, slide, embedding_SD)
 
 
 def _write(table: anndata.AnnData, places: list[Path]) -> None:
-    from spahgc.model.prediction_table import UNS
+    from spahgc.schema import UNS
 
     for place in places:
         click.echo(f"{place}: {table.n_obs} spots × {table.n_vars} genes")

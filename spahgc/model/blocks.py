@@ -10,8 +10,8 @@ T target spots, R reference spots, B spots of a block, K references and Q neighb
 H hidden size, U = 2 H, N heads, W = H / N, E = B K edges
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Final, cast
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ def ask_network(network: SpaHGC, graph: GraphTensors, *, block: int = BLOCK) -> 
         return network(graph).expression_TG
     blocks = _blocks(len(graph.target_TD), block)
     nodes = network.encoder.input(graph.target_TD, graph.reference_RD, graph.expression_RG)
-    for layer in network.encoder.layers:
+    for layer in cast("Iterable[GraphLayer]", network.encoder.layers):
         nodes = _pass_layer(layer, nodes, graph, blocks)
     parts = []
     for rows in blocks:

@@ -1,8 +1,8 @@
 """Judge models beside their baselines: every fold, every method, every seed, every gene."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from spahgc.metrics import spot_pcc
 from spahgc.model.baselines import SpotTable, predict_baselines
+from spahgc.model.judged import Judged
 from spahgc.model.runs import RunConfig, gather_fold, score_slide, train_fold
 from spahgc.model.spots import SlideSpots, depth_of, expression_of
 from spahgc.model.teaching import TeachingSet
@@ -38,32 +39,6 @@ class Task:
     def seed(self) -> int | None:
         """Of the model; None for baselines, which draw nothing."""
         return None if self.method == BASELINE_TASK else self.config.training.seed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Judged:
-    """What one task gave."""
-
-    scores: pd.DataFrame
-    """One row per test slide, method and gene: ``fold``, ``slide``, ``method``, ``seed`` (missing
-    for a baseline), ``gene``, the columns of `spahgc.metrics.score_genes`, ``panel`` (its digest)
-    and ``shared_patients`` (names of those on both sides of the test, joined by +)."""
-
-    spots: pd.DataFrame
-    """One row per test slide, method and spot: ``fold``, ``slide``, ``method``, ``seed``, ``spot``,
-    and ``pcc`` over the genes of the spot."""
-
-    run: Run | None = None
-    """The model; None for the baselines."""
-
-    predictions: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    """(S, G) of each test slide by the model."""
-
-    measured: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    """(S, G) normalised expression of each test slide."""
-
-
-Judge: TypeAlias = Callable[[Cohort, Task], Judged]
 
 
 def plan_tasks(

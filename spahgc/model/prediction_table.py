@@ -15,12 +15,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spahgc.model.trust import judge_slide, judge_spots
+from spahgc.schema import SPATIAL, UNS
 from spahgc.store.confidence import GENE_COLUMNS
 from spahgc.store.runs import Run
 from spahgc.store.splits import caveat_of
 
-SPATIAL: Final = "spatial"
-UNS: Final = "spahgc"
 UNKNOWN_DIAMETER_PX: Final = 100.0
 COARSER: Final = 2.0
 """How much coarser an image may be than the coarsest training image before that is said."""

@@ -5,7 +5,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from spahgc.errors import MismatchError
-from spahgc.model.evaluation import Judged, Task, judge
+from spahgc.model.evaluation import Task, judge
+from spahgc.model.judged import Judged
 from spahgc.store.cohort import Cohort, open_cohort
 
 

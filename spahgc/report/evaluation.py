@@ -13,7 +13,7 @@ from rich.console import Console
 
 from spahgc.metrics import PairedDifference, bootstrap_interval, paired_difference, summarise
 from spahgc.model.baselines import BASELINES
-from spahgc.model.evaluation import Judged, Task
+from spahgc.model.judged import Judged
 from spahgc.report.pictures import (
     GeneMap,
     example_genes,
@@ -24,6 +24,7 @@ from spahgc.report.pictures import (
 from spahgc.report.tables import mean_table, method_order, print_scores, seed_means
 from spahgc.store.cohort import Cohort
 from spahgc.store.runs import Run, write_run
+from spahgc.store.splits import Fold
 
 SCORES: Final = "scores.parquet"
 SPOTS: Final = "spots.parquet"
@@ -64,13 +65,12 @@ class EvaluationReport:
     folds: list[str] = field(default_factory=list)
     """Names, in order."""
 
-    def add(self, task: Task, judged: Judged) -> None:
-        """Take one result in, and write its run and its pictures."""
-        fold = task.fold
+    def add(self, fold: Fold, judged: Judged) -> None:
+        """Take one result of a fold in, and write its run and its pictures."""
         if fold.name not in self.folds:
             self.folds.append(fold.name)
         if judged.run is not None:
-            self._keep_run(task, judged.run)
+            self._keep_run(fold, judged.run, method=str(judged.scores["method"].iloc[0]))
         (self.folder / PICTURES).mkdir(exist_ok=True)
         for slide, predicted_SG in judged.predictions.items():
             if judged.run is not None and not self._is_drawn(slide):
@@ -155,10 +155,9 @@ class EvaluationReport:
             ],
         }
 
-    def _keep_run(self, task: Task, run: Run) -> None:
-        number = self.folds.index(task.fold.name) + 1
-        fold = f"{number}-{task.fold.name[:LONGEST_NAME]}"
-        place = f"folds/{fold}/{_slug(task.method)}-seed{task.seed}"
+    def _keep_run(self, fold: Fold, run: Run, *, method: str) -> None:
+        name = f"{self.folds.index(fold.name) + 1}-{fold.name[:LONGEST_NAME]}"
+        place = f"folds/{name}/{_slug(method)}-seed{run.record.training['seed']}"
         (self.folder / place).mkdir(parents=True)
         write_run(run, self.folder / place)
         plot_curve(self.folder / place / "curve.png", run.curve, best_epoch=run.record.best_epoch)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file, save_file
 
-from spahgc.model.evaluation import Judged
+from spahgc.model.judged import Judged
 from spahgc.store.durable import sync_tree
 from spahgc.store.runs import RECORD, read_run, write_run
 

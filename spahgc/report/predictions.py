@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from spahgc.errors import MismatchError
-from spahgc.model.prediction_table import SPATIAL, UNS
+from spahgc.schema import SPATIAL, UNS
 from spahgc.store.export import replacing, write_h5ad, write_zarr
 
 SUFFIXES: Final = (".h5ad", ".zarr", ".parquet", ".geojson")

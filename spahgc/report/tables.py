@@ -1,7 +1,7 @@
 """Scores of several methods on several test slides, as tables for the screen and for files.
 
 A table of scores is long: one row per fold, test slide, method, seed and gene; see
-`spahgc.model.evaluation.Judged`.
+`spahgc.model.judged.Judged`.
 """
 
 from collections.abc import Mapping, Sequence

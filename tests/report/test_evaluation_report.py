@@ -46,7 +46,7 @@ def new_report(folder, cohort):
 def report(cohort, tasks, results, tmp_path_factory):
     report = new_report(tmp_path_factory.mktemp("evaluations") / "first", cohort)
     for task, result in zip(tasks, results, strict=True):
-        report.add(task, result)
+        report.add(task.fold, result)
     report.write()
     return report
 
@@ -244,7 +244,7 @@ def test_a_slide_on_which_no_gene_has_a_correlation_is_still_reported(
     report = new_report(tmp_path / "report", cohort)
     for place in (0, 2):
         fold = replace(tasks[place].fold, shared_patients=())
-        report.add(replace(tasks[place], fold=fold), without_correlation(results[place]))
+        report.add(fold, without_correlation(results[place]))
     report.write()
     text = (report.folder / "summary.json").read_text()
     summary = json.loads(text, parse_constant=pytest.fail)
@@ -258,7 +258,7 @@ def test_a_slide_on_which_no_gene_has_a_correlation_is_still_reported(
 def test_a_patient_of_very_many_slides_has_a_folder_too(cohort, tasks, results, tmp_path):
     report = new_report(tmp_path / "report", cohort)
     long = "+".join(f"section-{n:04d}" for n in range(100))
-    report.add(replace(tasks[0], fold=replace(tasks[0].fold, name=long)), results[0])
+    report.add(replace(tasks[0].fold, name=long), results[0])
     (folder,) = (report.folder / "folds").iterdir()
     assert folder.name.startswith("1-section-0000+section-0001")
     assert read_run(folder / "spahgc-seed1").record.test == ("A1",)
