@@ -64,13 +64,12 @@ def gather_references(
         told = "; ".join(f"{name} {reason}" for name, reason in reasons.items()) or "it is empty"
         raise MismatchError(f"{joined.where} has no slide that this run can borrow from: {told}")
     index = ReferenceIndex(
+        joined,
         IndexRecord(
             embedding=record.embedding,
             fingerprint=record.fingerprint,
             slides={name: joined[name].entry.content for name in names},
         ),
-        lambda name: joined[name].read_embedding(record.embedding),
-        patients=joined.patients(joined.slides),
     )
     return joined, index, names
 
