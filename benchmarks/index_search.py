@@ -1,7 +1,7 @@
-"""Exact search across slides: its time and memory beside the bare matrix product and the field's way.
+"""Exact search across slides beside the bare matrix product, and beside the field's way.
 
-    .venv/bin/python benchmarks/index_search.py             # 20,000 × 20,000 × 1,024, k = 8, 8 slides
-    .venv/bin/python benchmarks/index_search.py --field     # 4 slides × 3,500 × 1,024, top 100
+    .venv/bin/python benchmarks/index_search.py           # 20,000 × 20,000 × 1,024, k = 8
+    .venv/bin/python benchmarks/index_search.py --field   # 4 slides × 3,500 × 1,024, top 100
     .venv/bin/python benchmarks/index_search.py --spots 4000 --runs 2   # smaller, to try it
 
 Without ``--field``: every slide asks all others, its own left out; the product is numpy's, of all
@@ -126,11 +126,11 @@ def compare_with_field(n_spots: int, n_runs: int) -> None:
         "cosine": [],
         "l1": [],
     }
+    tasks = [(name, vectors) for name in names]
     with multiprocessing.get_context("spawn").Pool(n_cores, initializer=one_thread) as pool:
         pool.map(len, [[]] * n_cores)
         for _ in range(min(n_runs, 2)):  # it takes minutes
             seconds["one process"].append(timed(lambda: [of_field(n, vectors) for n in names]))
-            tasks = [(name, vectors) for name in names]
             seconds["a process a core"].append(timed(lambda: pool.starmap(of_field, tasks, 1)))
             for metric in ("cosine", "l1"):
                 for _ in range(n_runs):

@@ -53,6 +53,7 @@ class EmbeddingDraft:
         fingerprint: Mapping[str, Any],
         size: int,
         notes: Mapping[str, Any] | None = None,
+        is_half: bool = False,
     ) -> None:
         """Start or resume an embedding.
 
@@ -68,6 +69,8 @@ class EmbeddingDraft:
             D, its columns.
         notes
             What else is worth keeping beside it: ``licence``, padding, …
+        is_half
+            Keep float16: half the room, three digits of each number.
         """
         layout.check_embedding_name(name)
         self.slide = slide
@@ -76,6 +79,7 @@ class EmbeddingDraft:
         self._check_free()
         self._location = slide.store.location
         self._notes = dict(notes or {})
+        self._dtype = np.float16 if is_half else np.float32
         self._record: dict[str, Any] = {
             "fingerprint": dict(fingerprint),
             "fingerprint_digest": self.digest,
@@ -158,7 +162,7 @@ class EmbeddingDraft:
         return zarr.create_array(
             place,
             shape=self._shape,
-            dtype=np.float32,
+            dtype=self._dtype,
             chunks=(CHUNK_ROWS, size),
             shards=(rows, size),
             compressors=[Crc32cCodec()],  # the noise of floats does not compress

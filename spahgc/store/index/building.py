@@ -167,7 +167,12 @@ def open_index(
             f"with `--name`, or use `--encoder {record.embedding}`"
         )
     check_fresh(cohort, name, record)
-    if record.kind == "flat":
+    return index_of_record(cohort, name, record)
+
+
+def index_of_record(cohort: Cohort, name: str, record: IndexRecord) -> ReferenceIndex:
+    """Open an index, or a part of one, that is known to fit the store."""
+    if record.kind == "flat" or not record.slides:
         return ReferenceIndex(cohort, record)
     trained = open_trained(cohort, name, record, _vectors_of(cohort, record))
     return ReferenceIndex(cohort, record, trained=trained)

@@ -61,6 +61,8 @@ def train_lists(
     residual_SD = sample_SD - centroids_CD[_nearest_list(sample_SD, centroids_CD, metric)]
     quantizer = faiss.ProductQuantizer(size, n_bytes, 8)
     quantizer.cp.min_points_per_centroid = 1
+    quantizer.cp.max_points_per_centroid = PER_CENTROID
+    quantizer.cp.niter = ITERATIONS
     quantizer.train(residual_SD)
     codebooks = faiss.vector_to_array(quantizer.centroids).reshape(n_bytes, 256, -1)
     return {"centroids": centroids_CD, "codebooks": codebooks}
