@@ -33,6 +33,8 @@ PER_SLIDE = 4_000
 N_KINDS = 30
 N_QUERIES = 1_000
 K = 10
+MARK = "<!-- measured by benchmarks/index_scale.py -->"
+END = "<!-- end -->"
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
 
@@ -230,6 +232,52 @@ def write_figures(out: Path, rows: list[dict]) -> None:
         axis.set(xscale="log", yscale="log", xlabel="spots in the index", title=label)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(out.with_suffix(".svg"), metadata={"Date": None})
+    page = out.with_suffix(".md")
+    if page.exists():
+        before, _, rest = page.read_text().partition(MARK)
+        _, _, after = rest.partition(END)
+        page.write_text(f"{before}{MARK}\n{table_of(rows)}\n{END}{after}")
+
+
+def table_of(rows: list[dict]) -> str:
+    """Spell the measured rows, and the growth of the last two of each kind, as Markdown."""
+    rate = max(row["product_gflops"] for row in rows)
+    lines = [
+        f"Machine: numpy's float32 product runs at {rate:.0f} GFLOP/s.",
+        "",
+        "| kind | spots | build | search, ms a spot | recall@10 | memory | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        own = [row for row in rows if row["kind"] == kind]
+        lines += [line_of(row, "measured") for row in own]
+        if len(own) > 1:
+            lines += [
+                line_of(grown(own[-2], own[-1], n), "extrapolated")
+                for n in (10**7, 10**8)
+                if n > own[-1]["n_spots"]
+            ]
+    return "\n".join(lines)
+
+
+def grown(one: dict, other: dict, n_spots: int) -> dict:
+    """Follow the growth between two sizes, at least linear in memory and at most quadratic."""
+    step = np.log(other["n_spots"] / one["n_spots"])
+    row = {**other, "n_spots": n_spots}
+    for key in ("build_s", "search_ms", "peak_gib"):
+        power = np.clip(np.log(other[key] / max(one[key], 1e-9)) / step, 0.3, 1.5)
+        power = 1.0 if key == "peak_gib" else power
+        row[key] = other[key] * (n_spots / other["n_spots"]) ** power
+    return row
+
+
+def line_of(row: dict, mark: str) -> str:
+    seconds = row["build_s"]
+    build = f"{seconds:.2g} s" if seconds < 120 else f"{seconds / 60:.3g} min"
+    return (
+        f"| {row['kind']} | {row['n_spots']:,} | {build} | {row['search_ms']:.3g} | "
+        f"{row['recall']:.3f} | {row['peak_gib']:.2g} GiB | {mark} |"
+    )
 
 
 def index_store(n_spots: int) -> None:
