@@ -5,7 +5,8 @@ Dimension letters in this file:
 S spots or queries, D embedding size, U distinct vectors, N nearest wanted
 """
 
-from typing import Final, NamedTuple
+from functools import cache
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,12 +119,18 @@ def group_equal(vectors_SD: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDA
     return group_S, first_U
 
 
+@cache
+def _gpu_resources() -> Any:  # noqa: ANN401  faiss has no types
+    return faiss.StandardGpuResources()
+
+
 def _search(
     query_SD: NDArray[np.float32], vectors_UD: NDArray[np.float32], n: int, metric: Metric
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     if n_gpus() and n <= MOST_ON_GPU:
-        resources = faiss.StandardGpuResources()
-        found = faiss.knn_gpu(resources, query_SD, vectors_UD, n, metric=FAISS_METRIC[metric])
+        found = faiss.knn_gpu(
+            _gpu_resources(), query_SD, vectors_UD, n, metric=FAISS_METRIC[metric]
+        )
     else:
         found = faiss.knn(query_SD, vectors_UD, n, metric=FAISS_METRIC[metric])
     score_SN, vector_SN = found
