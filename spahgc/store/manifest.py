@@ -173,7 +173,7 @@ class Manifest:
             "consolidated_metadata": {
                 "kind": "inline",
                 "must_understand": False,
-                "metadata": {name: dict(doc) for name, doc in self.documents.items()},
+                "metadata": {name: _consolidated(doc) for name, doc in self.documents.items()},
             },
         }
 
@@ -210,6 +210,14 @@ class Manifest:
             return location.read(f"{group}/{layout.ROOT_DOCUMENT}") == self.spell_group()
         except FileNotFoundError:
             return False
+
+
+def _consolidated(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Say of a group that what is below it is told above, or Zarr would list an empty one."""
+    if document.get("node_type") != "group":
+        return dict(document)
+    nothing = {"kind": "inline", "must_understand": False, "metadata": {}}
+    return {**document, "consolidated_metadata": nothing}
 
 
 def _is_intact(location: Location, key: str, record: FileRecord) -> bool:
