@@ -79,7 +79,7 @@ def write_container(slide: StoredSlide, table: anndata.AnnData, path: Path) -> N
 
 def measure_spot(slide: StoredSlide) -> float | None:
     """Give the width of a spot in full-resolution pixels, None where it is unknown."""
-    return in_pixels(slide.record["spot_diameter_um"], slide.record["microns_per_pixel"])
+    return in_pixels(slide.record.get("spot_diameter_um"), slide.record.get("microns_per_pixel"))
 
 
 def _write_table(root: zarr.Group, table: anndata.AnnData, *, region: str | None) -> None:

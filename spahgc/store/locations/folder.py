@@ -4,12 +4,13 @@ import errno
 import os
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock
 
-from spahgc.errors import DamagedStoreError
+from spahgc.errors import DamagedStoreError, StoreError
 from spahgc.store.durable import sync_folder, write_durably
 from spahgc.store.locations.location import Found, Location, check_key
 
@@ -89,20 +90,22 @@ class FolderLocation(Location):
     def put(self, key: str, content: bytes) -> None:
         """Write one file whole, in the place of what was there."""
         path = self.path_of(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, content)
+        with self._writing(key):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(path, content)
 
     def put_if_absent(self, key: str, content: bytes) -> bool:
         """Write one file whole unless there is one of that key; tell whether it was written."""
         path = self.path_of(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        write_durably(unfinished, content)
-        try:
-            return _name_if_absent(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-            sync_folder(path.parent)
+        with self._writing(key):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(unfinished, content)
+            try:
+                return _name_if_absent(unfinished, path)
+            finally:
+                unfinished.unlink(missing_ok=True)
+                sync_folder(path.parent)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove files, and the folders that they leave empty."""
@@ -110,6 +113,16 @@ class FolderLocation(Location):
             path = self.path_of(key)
             path.unlink(missing_ok=True)
             self._prune(path.parent)
+
+    @contextmanager
+    def _writing(self, key: str) -> Iterator[None]:
+        """Say which store the disk refuses to write: the operating system often does not."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"{self.where} cannot be written: {error.strerror or error} ({key})"
+            ) from error
 
     def _prune(self, folder: Path) -> None:
         while len(folder.relative_to(self._real).parts) > 1:
