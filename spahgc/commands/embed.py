@@ -83,12 +83,16 @@ def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--verify", is_flag=True, help="Embed a sample of the spots again, compare, write nothing."
 )
 @click.option("--name", "called", help="What to call the embeddings, not after their encoder.")
+@click.option(
+    "--save-patches", type=FOLDER, help="Picture of some patches, those that leave the image first."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a report for machines.")
 def embed(
     store: str,
     slides: tuple[str, ...],
     *,
     verify: bool,
+    save_patches: Path | None,
     as_json: bool,
     **how: Any,  # noqa: ANN401
 ) -> None:
@@ -98,6 +102,9 @@ def embed(
         verify_stored(store, slides or None, config=_config(**how), as_json=as_json)
         return
     report = embed_stored(store, slides or None, **how)
+    if save_patches is not None:
+        del how["workers"], how["scheduler"]
+        _draw_patches(save_patches, store, [*report.embedded, *report.kept], _config(**how))
     say_embedded(report, as_json=as_json)
 
 
@@ -128,6 +135,29 @@ def embed_stored(
             advance=advance,
             tell=partial(click.echo, err=True),
         )
+
+
+def _draw_patches(path: Path, store: str, slides: list[str], config: EmbeddingConfig) -> None:
+    from spahgc.ingest.contact import show_patches
+    from spahgc.report.patches import plot_patches
+    from spahgc.store.cohort import open_cohort
+
+    cohort = open_cohort(store)
+    shown = [patch for name in slides for patch in show_patches(cohort[name], config)]
+    if not shown:
+        click.echo("no slide has patches to draw", err=True)
+        return
+    cells = [
+        (
+            f"{patch.slide} {patch.spot}\n{patch.side_um:g} µm"
+            + (f", {patch.padded_share:.0%} outside" if patch.padded_share else ""),
+            patch.pixels_HW3,
+        )
+        for patch in shown
+    ]
+    title = f"patches as {config.encoder} sees them; + is the spot's centre"
+    plot_patches(path, cells, title=title, columns=len(config.fields))
+    click.echo(f"drawn in {path}", err=True)
 
 
 def _config(
