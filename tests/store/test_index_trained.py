@@ -170,15 +170,41 @@ def test_bytes_that_are_no_array_are_refused(store, content):
         read_array(store, "tiny", digest, shape=(None,), dtype="<f4")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"settings": {}},
+        {"settings": {"effort": "many"}},
+        {"pieces": {}},
+        {"arrays": {}},
+        {"pieces": {"A1": 3}},
+        {"kind": "ivfpq"},
+    ],
+    ids=str,
+)
+def test_a_record_that_does_not_fit_its_kind_is_refused(store, change):
+    record = build(store, "ivf", min_recall=0.5).record
+    with pytest.raises(DamagedStoreError, match="does not fit its kind"):
+        open_as(store, training.replace(record, **change))
+
+
+def test_centroids_of_another_size_are_refused(store):
+    record = build(store, "ivf", min_recall=0.5).record
+    strange = write_array(store, "tiny", np.ones((len(record.slides) * 9, 5), np.float32))
+    with pytest.raises(DamagedStoreError, match=r"numbers for embeddings of 16"):
+        open_as(store, training.replace(record, arrays={"centroids": strange}))
+
+
+def open_as(store, record):
+    cohort = open_cohort(store.path)
+    return training.open_trained(
+        cohort, "tiny", record, lambda name: cohort[name].read_embedding("tiny")
+    )
+
+
 def test_lists_beyond_those_there_are_are_refused(store):
     record = build(store, "ivf", min_recall=0.5).record
     strange = write_array(store, "tiny", np.full(SIZES["A1"], 10**6, np.int32))
     pieces = {**record.pieces, "A1": {"lists": strange}}
-    cohort = open_cohort(store.path)
     with pytest.raises(DamagedStoreError, match="names lists beyond its"):
-        training.open_trained(
-            cohort,
-            "tiny",
-            training.replace(record, pieces=pieces),
-            lambda name: cohort[name].read_embedding("tiny"),
-        )
+        open_as(store, training.replace(record, pieces=pieces))

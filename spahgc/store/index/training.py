@@ -109,14 +109,30 @@ def open_trained(cohort: Cohort, name: str, record: IndexRecord, read: Read) -> 
         If they are not what the record says, or do not fit together.
     """
     kind = _kind_of(record)
-    shared = _shared(cohort, name, record)
-    pieces = {}
-    for slide, digests in sorted(record.pieces.items()):
-        pieces[slide] = _piece(cohort, name, kind, digests, shared, cohort[slide].n_spots)
-    effort = int(record.settings["effort"])
-    return TrainedIndex(
-        kind, shared, pieces, read=read, metric=record.metric, effort=max(1, effort)
-    )
+    try:
+        shared = _shared(cohort, name, record)
+        pieces = {
+            slide: _piece(cohort, name, kind, record.pieces[slide], shared, cohort[slide].n_spots)
+            for slide in sorted(record.slides)
+        }
+        effort = max(1, int(record.settings["effort"]))
+        if kind != "hnsw":
+            _check_size(shared, cohort[next(iter(pieces))].open_embedding(record.embedding).shape)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedStoreError(
+            f"{cohort.where}: the record of index {name!r} does not fit its kind, {kind} "
+            f"({error}); `spahgc index build --retrain` makes it anew"
+        ) from None
+    return TrainedIndex(kind, shared, pieces, read=read, metric=record.metric, effort=effort)
+
+
+def _check_size(shared: Arrays, shape: tuple[int, ...]) -> None:
+    sizes = [shared["centroids"].shape[1]]
+    if "codebooks" in shared:
+        n_bytes, _, part = shared["codebooks"].shape
+        sizes.append(n_bytes * part)
+    if any(size != shape[1] for size in sizes):
+        raise ValueError(f"centroids of {sizes} numbers for embeddings of {shape[1]}")
 
 
 def _kind_of(record: IndexRecord) -> TrainedKind:
