@@ -38,6 +38,8 @@ imports: $(READY)
 # slides to measure on; synthetic ones where none are named: make bench HER2ST=… VISIUM="… …"
 bench: $(READY)
 	$(BIN)/python benchmarks/embedding_rate.py $(HER2ST)
+	$(BIN)/python benchmarks/embedding_memory.py
+	$(BIN)/python benchmarks/embedding_same.py
 	$(BIN)/python benchmarks/ingest_hd.py
 	$(if $(VISIUM),$(BIN)/python benchmarks/ingest_visium.py $(VISIUM))
 

@@ -1,6 +1,6 @@
 """How close embedding slides comes to the encoder's own forward pass, and to a usual loop.
 
-    .venv/bin/python benchmarks/embedding_rate.py [--study HER2ST] [--model vit_small_patch16_224]
+    .venv/bin/python benchmarks/embedding_rate.py [her2st study folder] [--model vit_small_patch16_224]
 
 Without a study it grows synthetic sections; without a model it takes lite0, with one that timm
 model with random weights. In each of some rounds, one after the other in the same run: the forward
@@ -33,7 +33,7 @@ ROUNDS = 3
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--study", type=Path)
+    parser.add_argument("study", type=Path, nargs="?")
     parser.add_argument("--model")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
