@@ -1,12 +1,13 @@
 """How close embedding slides comes to the encoder's own forward pass, and to a usual loop.
 
-    .venv/bin/python benchmarks/embedding_rate.py [her2st study folder] [--model vit_small_patch16_224]
+    .venv/bin/python benchmarks/embedding_rate.py [her2st study folder] [--model TIMM]
 
-Without a study it grows synthetic sections; without a model it takes lite0, with one that timm
-model with random weights. In each of some rounds, one after the other in the same run: the forward
-pass alone on as many patches, the whole pipeline (images decoded, patches cut, embeddings written
-and committed) and a plain PyTorch DataLoader over PIL crops. The best round of each counts. The
-last column is the processor's own time, which other programs on the machine disturb less.
+Without a study it grows synthetic sections. Without ``--model`` it takes lite0, with it that timm
+model (vit_small_patch16_224, say) with random weights. In each of some rounds, one after the other
+in the same run: the forward pass alone on as many patches, the whole pipeline (images decoded,
+patches cut, embeddings written and committed), and a plain PyTorch DataLoader over PIL crops. The
+best round of each counts. The last column is the processor's own time, which other programs on the
+machine disturb less.
 """
 
 import argparse

@@ -25,9 +25,6 @@ TIMM_PREFIX: Final = "timm:"
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 """Of the forward pass; parameters and vectors are float32 always."""
 
-CPU_BATCH_SIZE: Final = 8
-GPU_BATCH_SIZE: Final = 64
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Encoder:
@@ -81,11 +78,6 @@ class Encoder:
     microns_per_pixel: float | None
     """Scale it was trained at; None means unknown or several."""
 
-    @property
-    def batch_size(self) -> int:
-        """Patches per forward pass that are fast here; on a CPU small ones stay in the cache."""
-        return CPU_BATCH_SIZE if self.device.type == "cpu" else GPU_BATCH_SIZE
-
     def fingerprint(self) -> dict[str, Any]:
         """Spell everything of the encoder that decides an embedding's numbers."""
         return {
@@ -127,8 +119,11 @@ class Encoder:
 
     def prepare(self, pixels_BHWC: NDArray[np.uint8]) -> Tensor:
         """Normalise patches as the encoder was trained: (B, 3, H, W) float32, channels last."""
+        sent_BHWC = torch.from_numpy(pixels_BHWC)
+        if self.device.type == "cuda":  # from pinned memory a GPU fetches by itself
+            sent_BHWC = sent_BHWC.pin_memory().to(self.device, non_blocking=True)
         # a permuted view of (B, H, W, C) already is channels last: nothing is copied
-        input_BCHW = torch.from_numpy(pixels_BHWC).to(self.device).permute(0, 3, 1, 2).float()
+        input_BCHW = sent_BHWC.to(self.device).permute(0, 3, 1, 2).float()
         mean_1C11 = torch.tensor(self.mean, device=self.device).mul(255).view(1, -1, 1, 1)
         std_1C11 = torch.tensor(self.std, device=self.device).mul(255).view(1, -1, 1, 1)
         return (input_BCHW - mean_1C11) / std_1C11

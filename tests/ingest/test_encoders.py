@@ -541,7 +541,3 @@ def test_mixed_precision_is_recorded_and_near(picture):
 def test_a_precision_that_cannot_be_is_refused(precision, message):
     with pytest.raises(EncoderError, match=message):
         load_encoder("lite0", precision=precision)
-
-
-def test_on_a_cpu_small_batches_are_advised():
-    assert load_encoder("lite0").batch_size == 8

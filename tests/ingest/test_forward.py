@@ -72,3 +72,13 @@ def test_devices_that_are_not_here_are_refused_by_name(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device("auto") == "cuda"
     assert choose_device("cuda:1") == "cuda:1"
+
+
+def test_a_cpu_takes_a_few_patches_a_core_at_a_time(monkeypatch):
+    device = SmallDevice(holds=999)
+    device.device = torch.device("cpu")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    run = ForwardPass(device)
+    assert run.batch_size == 24
+    run.embed(patches(50))
+    assert device.asked == [24, 24, 2]
