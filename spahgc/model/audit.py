@@ -213,10 +213,11 @@ def _check_copies(evidence: Evidence) -> Iterator[Finding]:
     teachers = (*record.train, *record.validation)
     twins = cohort.twins(record.test, teachers)
     leaks = [f"{one} and {other} have the same image or counts" for one, other in twins]
+    embedding = next(iter(record.fingerprints))
     for judged in record.test:
-        own_SD = cohort[judged].read_embedding(record.embedding)
+        own_SD = cohort[judged].read_embedding(embedding)
         for teacher in teachers:
-            share = find_copies(own_SD, cohort[teacher].read_embedding(record.embedding))
+            share = find_copies(own_SD, cohort[teacher].read_embedding(embedding))
             if share is not None and (judged, teacher) not in twins:
                 leaks.append(f"{share:.0%} of the patches of {judged} are also in {teacher}")
     yield _verdict("copies", leaks, clean="no test image is among the teachers, nor part of one")

@@ -210,6 +210,28 @@ def choose_panel(
     return GenePanel(genes=tuple(sorted(chosen)), rule=str(parsed))
 
 
+def choose_wide(counts_by_slide: Mapping[str, csr_matrix], genes: Sequence[str]) -> GenePanel:
+    """Choose every gene counted in at least 10 % of the spots of every training slide.
+
+    Parameters are those of `choose_panel`.
+
+    Raises
+    ------
+    MismatchError
+        If no gene is.
+    """
+    _check_slides(counts_by_slide, genes)
+    seen_G = np.all([_is_seen(counts) for counts in counts_by_slide.values()], axis=0)
+    if not seen_G.any():
+        raise MismatchError(
+            f"no gene is counted in at least {SEEN_FRACTION:.0%} of the spots of each of the "
+            f"{len(counts_by_slide)} training slides, so no programme can be found; train with "
+            "`--preset paper`"
+        )
+    chosen = np.asarray(genes, dtype=object)[seen_G]
+    return GenePanel(genes=tuple(sorted(chosen)), rule="seen")
+
+
 def _n_genes(value: str, *, rule: str) -> int:
     if not (value.isascii() and value.isdecimal() and int(value) > 0):
         raise MismatchError(f"gene panel {rule!r}: {value!r} is not a number of genes; {_EXPECTED}")

@@ -28,6 +28,11 @@ class LossWeights:
     reference: float = 0.1
     """Of the contrast between the two views of the reference spots."""
 
+    @property
+    def contrast(self) -> bool:
+        """Whether the second view counts at all."""
+        return bool(self.target or self.reference)
+
 
 class Losses(NamedTuple):
     """The loss and its unweighted parts, each a scalar with gradient."""
@@ -46,7 +51,7 @@ class Losses(NamedTuple):
 
 
 def total_loss(
-    output: NetworkOutput, measured_TG: Tensor, *, other: Features, weights: LossWeights
+    output: NetworkOutput, measured_TG: Tensor, *, other: Features | None, weights: LossWeights
 ) -> Losses:
     """Weigh all parts of the training loss.
 
@@ -57,7 +62,8 @@ def total_loss(
     measured_TG
         (T, G) float normalised expression of the target spots.
     other
-        What the encoder without gradient made of the second view.
+        What the encoder without gradient made of the second view; None where only the expression
+        counts.
     weights
         Of the parts.
 
@@ -69,6 +75,8 @@ def total_loss(
     expression = expression_loss(
         output.expression_TG, measured_TG, correlation_weight=weights.correlation
     )
+    if other is None:
+        return Losses(expression, expression, expression.new_zeros(()), expression.new_zeros(()))
     target = contrast(output.features.target_TH, other.target_TH)
     reference = contrast(output.features.reference_RH, other.reference_RH)
     total = expression + weights.target * target + weights.reference * reference

@@ -19,14 +19,8 @@ from spahgc.model.layers import AttentionPooling, GraphLayer, NeighbourTable, No
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkConfig:
-    """Shape of the network; the defaults are the paper's."""
-
-    embedding_size: int
-    """Length of a patch embedding."""
-
-    n_genes: int
-    """Genes predicted, and known of every reference spot."""
+class NetworkShape:
+    """What is chosen about a network; the defaults are the paper's."""
 
     hidden_size: int = 256
     """Length of a node's features inside the network; a multiple of ``n_heads``."""
@@ -52,6 +46,17 @@ class NetworkConfig:
             raise MismatchError(
                 f"hidden_size {self.hidden_size} is not a multiple of n_heads {self.n_heads}"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkConfig(NetworkShape):
+    """A shape, and what the data say about it."""
+
+    embedding_size: int
+    """Length of a patch embedding."""
+
+    n_genes: int
+    """Genes predicted, and known of every reference spot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

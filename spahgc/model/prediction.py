@@ -10,13 +10,16 @@ from dataclasses import dataclass, replace
 
 import anndata
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from spahgc.errors import MismatchError
+from spahgc.model.committee import Arrays, load_committee
 from spahgc.model.expression import GenePanel
-from spahgc.model.graph import GraphConfig, tensors_of
-from spahgc.model.network import NetworkConfig, SpaHGC
+from spahgc.model.feature_index import open_feature_index
+from spahgc.model.features import features_of, read_features, side_by_side
+from spahgc.model.fitted import Model
+from spahgc.model.graph import GraphConfig
+from spahgc.model.paper import load_paper
 from spahgc.model.prediction_table import Origin, as_anndata
 from spahgc.model.references import check_references, gather_references
 from spahgc.model.spots import N_NEAR, SlideSpots, nearest_others
@@ -25,8 +28,7 @@ from spahgc.model.trust import nearness_of
 from spahgc.schema import Slide
 from spahgc.store.cohort import Cohort, are_twins
 from spahgc.store.entries import SlideEntry
-from spahgc.store.index import open_index
-from spahgc.store.runs import Run
+from spahgc.store.runs import Run, RunRecord
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,8 +41,8 @@ class Predictor:
     teaching: TeachingSet
     """The slides that may be borrowed from: the training slides, or others in their place."""
 
-    network: SpaHGC
-    """In eval mode."""
+    model: Model
+    """Ready to predict."""
 
     borrows_elsewhere: bool = False
     """Whether others stand in the training slides' place."""
@@ -50,7 +52,7 @@ class Predictor:
 
         Its own expression, where it has any, is not read.
         """
-        return predict_spots(self.network, self.teaching, spots)
+        return self.model.predict(spots)
 
     def without_twins(self, entry: SlideEntry, name: str) -> "Predictor":
         """Borrow from no slide that has the image or the counts of the slide called ``name``."""
@@ -60,7 +62,8 @@ class Predictor:
         ]
         hidden = dict.fromkeys([*twins, name], f"{name} and its twins")
         groups = {**teaching.groups, **hidden} if twins else teaching.groups
-        return replace(self, teaching=replace(teaching, groups=groups))
+        teaching = replace(teaching, groups=groups)
+        return replace(self, teaching=teaching, model=self.model.borrowing(teaching))
 
 
 def open_predictor(run: Run, cohort: Cohort, *, references: Sequence[Cohort] = ()) -> Predictor:
@@ -86,12 +89,13 @@ def open_predictor(run: Run, cohort: Cohort, *, references: Sequence[Cohort] = (
     """
     record = run.record
     panel = GenePanel(genes=record.panel, rule=record.panel_rule)
+    features = features_of(record)
     if references:
         cohort, index, train = gather_references(references, record)
         groups: Mapping[str, str] = {name: name for name in train}
     else:
         check_references(cohort, record)
-        index, train = open_index(cohort, embedding=record.embedding), tuple(record.train)
+        index, train = open_feature_index(cohort, record.train, features), tuple(record.train)
         groups = record.groups
     teaching = TeachingSet(
         cohort=cohort,
@@ -99,42 +103,25 @@ def open_predictor(run: Run, cohort: Cohort, *, references: Sequence[Cohort] = (
         groups=groups,
         train=train,
         panel=panel,
+        features=features,
+        wide=GenePanel(genes=record.wide, rule="seen") if record.wide else None,
         target_sum=record.target_sum,
         graph_config=GraphConfig(**record.graph),
     )
-    network = load_network(NetworkConfig(**record.network), run.weights)
-    return Predictor(
-        run=run, teaching=teaching, network=network, borrows_elsewhere=bool(references)
-    )
+    model = load_model(record, teaching, run.weights)
+    return Predictor(run=run, teaching=teaching, model=model, borrows_elsewhere=bool(references))
 
 
-def load_network(config: NetworkConfig, weights: Mapping[str, NDArray[np.float32]]) -> SpaHGC:
-    """Build a network with the given weights, in eval mode.
+def load_model(record: RunRecord, teaching: TeachingSet, arrays: Arrays) -> Model:
+    """Build a run's model again, to borrow from ``teaching``.
 
     Raises
     ------
     MismatchError
-        If they are of another network.
+        If the arrays are of another model than the record describes.
     """
-    network = SpaHGC(config)
-    try:
-        # a copy: arrays read from a file may be read-only, which torch cannot be
-        network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        raise MismatchError(
-            f"these weights are of another network than the run's record describes ({lines[-1]}); "
-            "copy the whole run again, or train again with `spahgc train`"
-        ) from None
-    return network.eval()
-
-
-@torch.inference_mode()
-def predict_spots(network: SpaHGC, teaching: TeachingSet, spots: SlideSpots) -> NDArray[np.float32]:
-    """Predict the (S, G) normalised expression of one slide, nothing masked."""
-    graph = tensors_of(teaching.graph(spots))
-    predicted_SG: NDArray[np.float32] = network(graph).expression_TG.numpy()
-    return predicted_SG
+    load = load_paper if record.committee is None else load_committee
+    return load(teaching, network=record.network, arrays=arrays)
 
 
 def predict_stored(predictor: Predictor, cohort: Cohort, name: str) -> anndata.AnnData:
@@ -150,7 +137,8 @@ def predict_stored(predictor: Predictor, cohort: Cohort, name: str) -> anndata.A
         If it was embedded in another way, or taught the run.
     """
     slide, record = cohort[name], predictor.run.record
-    if slide.entry.encoders.get(record.embedding, record.fingerprint) != record.fingerprint:
+    made = slide.entry.encoders
+    if any(made.get(n, digest) != digest for n, digest in record.fingerprints.items()):
         raise MismatchError(
             f"slide {name} was embedded in another way than this run's slides; embed it again"
         )
@@ -163,7 +151,7 @@ def predict_stored(predictor: Predictor, cohort: Cohort, name: str) -> anndata.A
         # among other references, a namesake is another slide
         name=f"{name} (to predict)" if predictor.borrows_elsewhere else name,
         spot_names=tuple(map(str, slide.spots.index)),
-        embedding_SD=slide.read_embedding(record.embedding),
+        embedding_SD=read_features(slide, predictor.teaching.features),
         centers_S2=slide.centers,
         near_SQ=nearest_others(slide.centers, N_NEAR),
     )
@@ -177,13 +165,13 @@ def predict_stored(predictor: Predictor, cohort: Cohort, name: str) -> anndata.A
 
 
 def predict_new(
-    predictor: Predictor, slide: Slide, embedding_SD: NDArray[np.float32]
+    predictor: Predictor, slide: Slide, embeddings: Sequence[NDArray[np.float32]]
 ) -> anndata.AnnData:
-    """Predict a slide that is in no store, from its (S, D) embeddings alone."""
+    """Predict a slide that is in no store, from its (S, D) embeddings alone, one per field."""
     spots = SlideSpots(
         name=f"{slide.name} (new image)",  # never taken for a slide of the store
         spot_names=tuple(map(str, slide.spots.index)),
-        embedding_SD=np.array(embedding_SD, dtype=np.float32),  # torch shares it, so our own
+        embedding_SD=side_by_side(embeddings, predictor.teaching.features),
         centers_S2=slide.centers,
         near_SQ=nearest_others(slide.centers, N_NEAR),
     )

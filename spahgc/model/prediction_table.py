@@ -79,8 +79,8 @@ def as_anndata(
         "train": list(record.train),
         "references": list(references),
         "panel": f"{record.panel_rule} ({record.panel_digest})",
-        "embedding": record.embedding,
-        "encoder_fingerprint": record.fingerprint,
+        "embeddings": list(record.fingerprints),
+        "encoder_fingerprints": list(record.fingerprints.values()),
         "spot_diameter_px": _diameter_px(origin),
         "notes": [note for note in notes if note is not None],
     }

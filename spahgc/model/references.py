@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from spahgc.errors import MismatchError, MissingError
+from spahgc.model.feature_index import index_features
+from spahgc.model.features import features_of
 from spahgc.store.cohort import Cohort
-from spahgc.store.index import IndexRecord, ReferenceIndex
+from spahgc.store.index import ReferenceIndex
 from spahgc.store.joined import JoinedCohort
 from spahgc.store.runs import RunRecord
 from spahgc.store.slide import StoredSlide
@@ -34,11 +36,12 @@ def check_references(cohort: Cohort, record: RunRecord) -> None:
                 f"slide {name} in {cohort.where} is not the one this run was trained with; "
                 "train again with `spahgc train`, or borrow from others with `--references STORE`"
             )
-    if cohort.fingerprint(record.embedding, record.train) != record.fingerprint:
-        raise MismatchError(
-            f"the embeddings {record.embedding!r} in {cohort.where} were made in another way than "
-            "those this run was trained with; train again with `spahgc train`"
-        )
+    for embedding, fingerprint in record.fingerprints.items():
+        if cohort.fingerprint(embedding, record.train) != fingerprint:
+            raise MismatchError(
+                f"the embeddings {embedding!r} in {cohort.where} were made in another way than "
+                "those this run was trained with; train again with `spahgc train`"
+            )
 
 
 def gather_references(
@@ -63,25 +66,18 @@ def gather_references(
     if not names:
         told = "; ".join(f"{name} {reason}" for name, reason in reasons.items()) or "it is empty"
         raise MismatchError(f"{joined.where} has no slide that this run can borrow from: {told}")
-    index = ReferenceIndex(
-        joined,
-        IndexRecord(
-            embedding=record.embedding,
-            fingerprint=record.fingerprint,
-            slides={name: joined[name].entry.content for name in names},
-        ),
-    )
-    return joined, index, names
+    return joined, index_features(joined, names, features_of(record)), names
 
 
 def _why_not(slide: StoredSlide, record: RunRecord) -> str | None:
     if not slide.has_expression:
         return "has no expression"
-    made = slide.entry.encoders.get(record.embedding)
-    if made is None:
-        return f"has no embedding {record.embedding!r}"
-    if made != record.fingerprint:
-        return f"has an embedding {record.embedding!r} made in another way"
+    for embedding, fingerprint in record.fingerprints.items():
+        made = slide.entry.encoders.get(embedding)
+        if made is None:
+            return f"has no embedding {embedding!r}"
+        if made != fingerprint:
+            return f"has an embedding {embedding!r} made in another way"
     missing = ~pd.Index(record.panel).isin(slide.genes.index)
     if missing.any():
         return f"lacks {missing.sum()} of the run's {len(record.panel)} genes"

@@ -1,8 +1,8 @@
 """Train on a store and keep the run: which slides taught, which chose, which judged."""
 
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Final
@@ -13,14 +13,19 @@ from numpy.typing import NDArray
 
 from spahgc.errors import ProtocolError
 from spahgc.metrics import score_genes
+from spahgc.model.committee_fitting import CommitteeConfig, fit_committee
+from spahgc.model.feature_index import open_feature_index
+from spahgc.model.features import FeatureConfig
+from spahgc.model.fitted import Advance, Fitted
 from spahgc.model.graph import GraphConfig
-from spahgc.model.prediction import load_network, predict_spots
+from spahgc.model.network import NetworkShape
+from spahgc.model.paper import fit_paper
 from spahgc.model.spots import SlideSpots, expression_of
 from spahgc.model.teaching import TeachingSet, gather_teaching
-from spahgc.model.training import Advance, TrainedNetwork, TrainingConfig, train_network
+from spahgc.model.training import TrainingConfig
 from spahgc.model.trust import find_trust
 from spahgc.store.cohort import Cohort
-from spahgc.store.index import FAISS_VERSION, open_index
+from spahgc.store.index import FAISS_VERSION
 from spahgc.store.runs import Run, RunRecord
 from spahgc.store.splits import Fold
 
@@ -30,19 +35,37 @@ MODEL: Final = "SpaHGC"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """All that a run is asked for beside its slides."""
+    """All that a run is asked for beside its slides; `spahgc.model.presets` has two of them."""
 
-    embedding: str = "lite0"
-    """Name of the embedding."""
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    """What is seen of a spot."""
 
     panel_rule: str = "hvg:50"
-    """How the genes are chosen, on training slides only."""
+    """How the genes are chosen, on training and validation slides only."""
 
     graph: GraphConfig = field(default_factory=GraphConfig)
     """Edges."""
 
+    network: NetworkShape = field(default_factory=NetworkShape)
+    """Shape of the network, or of each on the committee."""
+
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Optimiser, masks, stopping, seed."""
+
+    committee: CommitteeConfig | None = None
+    """Who else predicts; None is the paper's network alone."""
+
+    @property
+    def n_epochs(self) -> int:
+        """How many epochs a run tells of, in all."""
+        n_trainings = 1 if self.committee is None else self.committee.n_trainings
+        return n_trainings * self.training.max_epochs
+
+    def divide(self, fold: Fold) -> Fold:
+        """Let the validation slides teach too where the model holds out training slides itself."""
+        if self.committee is None:
+            return fold
+        return replace(fold, train=tuple(sorted((*fold.train, *fold.validation))), validation=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,26 +104,21 @@ def train_fold(
     ProtocolError
         If a slide to be judged has the same image or counts as one that teaches.
     """
+    fold = config.divide(fold)
     teaching = gather_fold(cohort, fold, config=config)
-    trained = train_network(
-        teaching, validation=fold.validation, config=config.training, advance=advance
-    )
-    network = load_network(trained.network, trained.weights)
+    fitted = fit_model(teaching, validation=fold.validation, config=config, advance=advance)
     tested = {name: teaching.read(name) for name in fold.test}
-    predictions = {n: predict_spots(network, teaching, spots) for n, spots in tested.items()}
+    predictions = {name: fitted.model.predict(spots) for name, spots in tested.items()}
     scores = [
         score_slide(spots, predictions[name], teaching, method=MODEL, fold=fold.name)
         for name, spots in tested.items()
     ]
-    held_out = {
-        name: predict_spots(network, teaching, teaching.read(name)) for name in fold.validation
-    }
     run = Run(
-        record=_record(teaching, trained, fold, config=config),
-        weights=trained.weights,
-        curve=trained.curve,
+        record=_record(teaching, fitted, fold, config=config),
+        weights=fitted.arrays,
+        curve=fitted.curve,
         scores=pd.concat(scores, ignore_index=True) if scores else None,
-        trust=find_trust(teaching, held_out=held_out),
+        trust=find_trust(teaching, held_out=fitted.held_out),
     )
     return FinishedRun(run=run, teaching=teaching, predictions=predictions, tested=tested)
 
@@ -108,10 +126,40 @@ def train_fold(
 def gather_fold(cohort: Cohort, fold: Fold, *, config: RunConfig) -> TeachingSet:
     """Gather what a model of this fold may learn from; see `train_fold` for what is refused."""
     _refuse_twins(cohort, fold)
-    cohort.fingerprint(config.embedding, (*fold.train, *fold.validation, *fold.test))
-    index = open_index(cohort, embedding=config.embedding)
+    slides = (*fold.train, *fold.validation, *fold.test)
     return gather_teaching(
-        cohort, index, fold, panel_rule=config.panel_rule, graph_config=config.graph
+        cohort,
+        open_feature_index(cohort, slides, config.features),
+        fold,
+        panel_rule=config.panel_rule,
+        graph_config=config.graph,
+        features=config.features,
+        with_programmes=config.committee is not None,
+    )
+
+
+def fit_model(
+    teaching: TeachingSet,
+    *,
+    validation: Sequence[str],
+    config: RunConfig,
+    advance: Advance | None = None,
+) -> Fitted:
+    """Train what ``config`` describes on the training slides; see `fit_paper`, `fit_committee`."""
+    if config.committee is None:
+        return fit_paper(
+            teaching,
+            validation=validation,
+            shape=config.network,
+            config=config.training,
+            advance=advance,
+        )
+    return fit_committee(
+        teaching,
+        config=config.committee,
+        shape=config.network,
+        training=config.training,
+        advance=advance,
     )
 
 
@@ -127,18 +175,19 @@ def _refuse_twins(cohort: Cohort, fold: Fold) -> None:
 
 def _record(
     teaching: TeachingSet,
-    trained: TrainedNetwork,
+    fitted: Fitted,
     fold: Fold,
     *,
     config: RunConfig,
 ) -> RunRecord:
     cohort = teaching.cohort
+    first = cohort[fold.train[0]]
     return RunRecord(
         store=cohort.store.location.address,
         commit=cohort.commit.number,
-        embedding=config.embedding,
-        fingerprint=teaching.index.record.fingerprint,
-        encoder=cohort[fold.train[0]].embedding_record(config.embedding)["fingerprint"],
+        features=asdict(config.features),
+        fingerprints={n: first.entry.encoders[n] for n in config.features.embeddings},
+        encoders={n: first.embedding_record(n)["fingerprint"] for n in config.features.embeddings},
         train={name: cohort[name].entry.content for name in fold.train},
         validation=fold.validation,
         test=fold.test,
@@ -146,12 +195,14 @@ def _record(
         panel=teaching.panel.genes,
         panel_rule=teaching.panel.rule,
         panel_digest=teaching.panel.digest,
+        wide=() if teaching.wide is None else teaching.wide.genes,
         target_sum=teaching.target_sum,
-        network=asdict(trained.network),
+        network=fitted.network,
         graph=asdict(config.graph),
         training=asdict(config.training),
-        best_epoch=trained.best_epoch,
-        validation_pcc=trained.validation_pcc,
+        committee=None if config.committee is None else asdict(config.committee),
+        best_epoch=fitted.best_epoch,
+        validation_pcc=fitted.validation_pcc,
         versions=_versions(),
         split=fold.rule,
         shared_patients=fold.shared_patients,

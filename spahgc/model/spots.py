@@ -2,7 +2,7 @@
 
 Dimension letters in this file:
 
-S spots, D embedding size, G genes, Q near spots
+S spots, D embedding size, G genes, A genes of a wide panel, Q near spots
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from sklearn.neighbors import NearestNeighbors
 
 from spahgc.errors import MissingError
 from spahgc.model.expression import GenePanel, log_depth, normalise
+from spahgc.model.features import FeatureConfig, read_features
 from spahgc.store.slide import StoredSlide
 
 N_NEAR = 6
@@ -31,7 +33,8 @@ class SlideSpots:
     """S barcodes or spot ids."""
 
     embedding_SD: NDArray[np.float32]
-    """(S, D) patch embeddings."""
+    """(S, D) what is seen of each spot: its fields of view side by side, see
+    `spahgc.model.features`."""
 
     centers_S2: NDArray[np.float64]
     """(S, 2) x, y in full-resolution pixels."""
@@ -52,47 +55,64 @@ class SlideSpots:
     fingerprint: str | None = None
     """Digest of how the embeddings were made; None where nobody said."""
 
+    wide_SA: NDArray[np.float32] | None = None
+    """(S, A) expression of many more genes, to find programmes in; as ``expression_SG``."""
+
 
 def read_spots(
-    slide: StoredSlide, *, embedding: str, panel: GenePanel, target_sum: float
+    slide: StoredSlide,
+    *,
+    features: FeatureConfig,
+    panel: GenePanel,
+    target_sum: float,
+    wide: GenePanel | None = None,
 ) -> SlideSpots:
     """Read what a model needs of a stored slide.
 
     Parameters
     ----------
     slide
-        With the embedding; its expression is read too where it has any.
-    embedding
-        Name of the embedding.
+        With the embeddings; its expression is read too where it has any.
+    features
+        Which embeddings, and what is done to them.
     panel
         Genes wanted, in their order.
     target_sum
         Library size after scaling, in counts.
+    wide
+        Further genes wanted, where programmes are to be found.
 
     Raises
     ------
     MissingError
-        If the slide lacks the embedding.
+        If the slide lacks an embedding.
     """
-    expression_SG = depth_S = None
+    expression_SG = depth_S = wide_SA = None
     if slide.has_expression:
         counts = slide.read_counts()
-        column_G = slide.genes.index.get_indexer(pd.Index(panel.genes)).astype(np.int64)
         normalised = normalise(counts, target_sum=target_sum)
-        expression_SG = normalised[:, np.maximum(column_G, 0)].toarray()
-        expression_SG[:, column_G < 0] = np.nan
+        expression_SG = _columns(normalised, slide.genes.index, panel)
+        wide_SA = None if wide is None else _columns(normalised, slide.genes.index, wide)
         depth_S = log_depth(counts)
     return SlideSpots(
         name=slide.name,
         spot_names=tuple(map(str, slide.spots.index)),
-        embedding_SD=slide.read_embedding(embedding),
+        embedding_SD=read_features(slide, features),
         centers_S2=slide.centers,
         near_SQ=nearest_others(slide.centers, N_NEAR),
         expression_SG=expression_SG,
         log_depth_S=depth_S,
         genes=panel.genes,
-        fingerprint=slide.entry.encoders[embedding],
+        fingerprint="+".join(slide.entry.encoders[name] for name in features.embeddings),
+        wide_SA=wide_SA,
     )
+
+
+def _columns(normalised: csr_matrix, genes: pd.Index, wanted: GenePanel) -> NDArray[np.float32]:
+    column_G = genes.get_indexer(pd.Index(wanted.genes)).astype(np.int64)
+    expression_SG: NDArray[np.float32] = normalised[:, np.maximum(column_G, 0)].toarray()
+    expression_SG[:, column_G < 0] = np.nan
+    return expression_SG
 
 
 def nearest_others(points_SD: NDArray[np.floating], n_nearest: int) -> NDArray[np.int64]:
@@ -124,6 +144,19 @@ def expression_of(spots: SlideSpots) -> NDArray[np.float32]:
     if spots.expression_SG is None:
         raise MissingError(f"slide {spots.name} has no expression")
     return spots.expression_SG
+
+
+def wide_of(spots: SlideSpots) -> NDArray[np.float32]:
+    """Give a slide's measured expression of the genes that programmes are made of.
+
+    Raises
+    ------
+    MissingError
+        If nothing was measured on it, or nobody asked for those genes.
+    """
+    if spots.wide_SA is None:
+        raise MissingError(f"slide {spots.name} has no expression to find programmes in")
+    return spots.wide_SA
 
 
 def depth_of(spots: SlideSpots) -> NDArray[np.float64]:

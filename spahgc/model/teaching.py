@@ -5,14 +5,16 @@ and the graphs come from the training slides; a slide to be judged is handed in 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_matrix
 from torch_geometric.data import HeteroData
 
-from spahgc.model.expression import GenePanel, choose_panel
+from spahgc.model.expression import GenePanel, choose_panel, choose_wide
+from spahgc.model.features import FeatureConfig
 from spahgc.model.graph import GraphConfig
 from spahgc.model.graph_cache import cached_graph
 from spahgc.model.spots import SlideSpots, read_spots
@@ -43,6 +45,12 @@ class TeachingSet:
     panel: GenePanel
     """Genes to predict."""
 
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    """What is seen of a spot."""
+
+    wide: GenePanel | None = None
+    """Genes to find programmes in, where the model does."""
+
     target_sum: float = TARGET_SUM
     """Counts per spot after scaling to library size."""
 
@@ -61,10 +69,23 @@ class TeachingSet:
         """Read any slide of the store as this set's panel and normalisation want it."""
         return read_spots(
             self.cohort[name],
-            embedding=self.index.record.embedding,
+            features=self.features,
             panel=self.panel,
             target_sum=self.target_sum,
+            wide=self.wide,
         )
+
+    def only(self, names: Sequence[str]) -> "TeachingSet":
+        """Give the set that some of the training slides are.
+
+        Where they are all of one group, each slide is one, so that they can borrow at all.
+        """
+        groups = dict(self.groups)
+        if len({groups[name] for name in names}) < 2:
+            groups.update({name: name for name in names})
+        part = replace(self, train=tuple(names), groups=groups)
+        part.__dict__["spots"] = {name: self.spots[name] for name in names}  # read once
+        return part
 
     def graph(self, target: SlideSpots) -> HeteroData:
         """Build the graph of a slide over the references it may borrow from.
@@ -98,40 +119,44 @@ def gather_teaching(
     *,
     panel_rule: str,
     graph_config: GraphConfig,
+    features: FeatureConfig,
+    with_programmes: bool = False,
 ) -> TeachingSet:
-    """Choose the panel on the training slides of ``fold`` and gather what a model may see.
+    """Choose the panel on ``fold``'s slides but the tested, and gather what a model may see.
+
+    A validation slide is a training slide that this model does not learn from: it helps to choose
+    the genes, so that every model of a fold predicts the same ones.
 
     Raises
     ------
     MismatchError
         If the training slides share too few genes for ``panel_rule``.
     """
+    counts, genes = _read_known(cohort, (*fold.train, *fold.validation))
     return TeachingSet(
         cohort=cohort,
         index=index,
         groups={name: fold.groups[name] for name in (*fold.train, *fold.validation, *fold.test)},
         train=fold.train,
-        panel=choose_genes(cohort, (*fold.train, *fold.validation), rule=panel_rule),
+        panel=choose_panel(counts, genes, rule=panel_rule),
+        features=features,
+        wide=choose_wide(counts, genes) if with_programmes else None,
         graph_config=graph_config,
     )
 
 
 def choose_genes(cohort: Cohort, names: Sequence[str], *, rule: str) -> GenePanel:
-    """Choose a panel on the counts of some slides.
+    """Choose a panel on the counts of some slides; see `spahgc.model.expression.choose_panel`."""
+    counts, genes = _read_known(cohort, names)
+    return choose_panel(counts, genes, rule=rule)
 
-    Parameters
-    ----------
-    cohort
-        The store.
-    names
-        Slides whose counts rank the genes.
-    rule
-        See `spahgc.model.expression.choose_panel`.
-    """
+
+def _read_known(cohort: Cohort, names: Sequence[str]) -> tuple[dict[str, csr_matrix], list[str]]:
+    """Read the counts of the genes that all slides in ``names`` list, and those genes."""
     genes = cohort.shared_genes(names)
     counts = {}
     for name in names:
         slide = cohort[name]
         column_G = slide.genes.index.get_indexer(pd.Index(genes)).astype(np.int64)
         counts[name] = slide.read_counts()[:, column_G]
-    return choose_panel(counts, genes, rule=rule)
+    return counts, genes

@@ -1,4 +1,4 @@
-"""Train the network on the training slides' graphs; a validation slide chooses the epoch.
+"""Train the network on graphs; others, held out, choose the epoch.
 
 Dimension letters in this file:
 
@@ -7,10 +7,10 @@ T target spots, G genes
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,25 +19,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spahgc.metrics import score_genes
-from spahgc.model.graph import tensors_of
+from spahgc.model.fitted import Advance
 from spahgc.model.losses import LossWeights, expression_loss, total_loss
 from spahgc.model.masking import frozen_copy, mask_graph, update_average
-from spahgc.model.network import GraphTensors, NetworkConfig, SpaHGC
-from spahgc.model.spots import SlideSpots, expression_of
-from spahgc.model.teaching import TeachingSet
+from spahgc.model.network import GraphTensors, NetworkConfig, NetworkShape, SpaHGC
 from spahgc.torchvision_ops import declare_missing_operators
 
 declare_missing_operators()  # before Lightning, which imports torchvision
 
 import lightning.pytorch as lightning  # noqa: E402
 
-Advance: TypeAlias = Callable[[int], None]
-"""Told how many more epochs are done."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """How the network is trained; the defaults are the paper's, with an honest stop."""
+    """How a network is trained; the defaults are the paper's, with an honest stop."""
 
     max_epochs: int = 200
     """Most rounds over the training slides."""
@@ -102,22 +97,25 @@ class Sample(NamedTuple):
 
 
 def train_network(
-    teaching: TeachingSet,
+    samples: Sequence[Sample],
     *,
-    validation: Sequence[str],
+    held_out: Sequence[Sample],
+    shape: NetworkShape,
     config: TrainingConfig,
     advance: Advance | None = None,
 ) -> TrainedNetwork:
-    """Train on the training slides; keep the epoch whose loss on the validation slides is least.
+    """Train on some slides; keep the epoch whose loss on those held out is least.
 
     Parameters
     ----------
-    teaching
+    samples
         The training slides.
-    validation
-        Slides, none of them a training slide, whose loss (squared error and correlation, nothing
-        masked) chooses the epoch. Their PCC alone would choose early epochs that order spots but
-        have not learned how much is expressed.
+    held_out
+        Slides whose loss (squared error and correlation, nothing masked) chooses the epoch. Their
+        PCC alone would choose early epochs that order spots but have not learned how much is
+        expressed. Where there are none the last epoch is kept.
+    shape
+        Of the network.
     config
         Settings; the same ones on the same machine give the same weights.
     advance
@@ -127,16 +125,16 @@ def train_network(
     ----------
     arXiv 2603.22821, training.
     """
-    samples = [_sample(teaching, spots) for spots in teaching.spots.values()]
-    held_out = [_sample(teaching, teaching.read(name)) for name in validation]
+    graph, measured_TG = samples[0]
     network_config = NetworkConfig(
-        embedding_size=samples[0].graph.target_TD.shape[1], n_genes=len(teaching.panel.genes)
+        embedding_size=graph.target_TD.shape[1], n_genes=measured_TG.shape[1], **asdict(shape)
     )
     advance = advance or _ignore
     with torch.random.fork_rng(), _quiet():
         torch.manual_seed(config.seed)
         lesson = _Lesson(SpaHGC(network_config), config, advance)
-        _trainer(config).fit(lesson, _Slides(samples, shuffle_seed=config.seed), _Slides(held_out))
+        validation = _Slides(held_out) if held_out else None
+        _trainer(config).fit(lesson, _Slides(samples, shuffle_seed=config.seed), validation)
     advance(config.max_epochs - len(lesson.curve))
     best = lesson.best
     return TrainedNetwork(
@@ -191,7 +189,7 @@ class _Lesson(lightning.LightningModule):
             reference_share=self.config.reference_mask,
         )
         with torch.no_grad():
-            other = self.other_encoder(views.second)
+            other = self.other_encoder(views.second) if self.config.losses.contrast else None
         output = self.network(views.first)
         losses = total_loss(output, sample.measured_TG, other=other, weights=self.config.losses)
         self._train_losses.append(float(losses.total.detach()))
@@ -210,9 +208,12 @@ class _Lesson(lightning.LightningModule):
         pcc = mean_pcc(sample.measured_TG.cpu().numpy(), predicted_TG.cpu().numpy())
         self._validation.append((float(loss), pcc))
 
-    def on_validation_epoch_end(self) -> None:
-        """Write the epoch down, keep its weights if they are the best, stop if none will be."""
-        losses, scores = zip(*self._validation, strict=True)
+    def on_train_epoch_end(self) -> None:
+        """Write the epoch down, keep its weights if they are the best, stop if none will be.
+
+        Lightning validates before it comes here.
+        """
+        losses, scores = zip(*self._validation or [(np.nan, np.nan)], strict=True)
         self.curve.append(
             {
                 "epoch": len(self.curve) + 1,
@@ -230,7 +231,9 @@ class _Lesson(lightning.LightningModule):
 
     @property
     def best(self) -> dict[str, float]:
-        """The epoch with the least validation loss so far, the first of several."""
+        """The epoch with the least validation loss so far, the first of several; else the last."""
+        if np.isnan(self.curve[-1]["validation_loss"]):
+            return self.curve[-1]
         return min(self.curve, key=lambda row: row["validation_loss"])
 
 
@@ -266,6 +269,7 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec", module="lightning")
             warnings.filterwarnings("ignore", message="GPU available but not used")  # as asked
+            warnings.filterwarnings("ignore", message="You defined a `validation_step`")  # the same
             yield
     finally:
         logger.setLevel(level)
@@ -282,10 +286,6 @@ def _trainer(config: TrainingConfig) -> lightning.Trainer:
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-
-
-def _sample(teaching: TeachingSet, spots: SlideSpots) -> Sample:
-    return Sample(tensors_of(teaching.graph(spots)), torch.from_numpy(expression_of(spots)).float())
 
 
 def _ignore(_: int) -> None:

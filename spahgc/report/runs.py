@@ -44,7 +44,7 @@ def print_runs(records: Mapping[Path, RunRecord], *, console: Console) -> None:
             Text(f"{record.panel_rule} {record.panel_digest}"),
             Text(_some(tuple(record.train))),
             Text((_some(record.test) or "–") + weaker),
-            Text(record.embedding),
+            Text(" ".join(record.fingerprints)),
             f"{record.validation_pcc:.3f}",
         )
     console.print(table)
@@ -81,7 +81,7 @@ def print_run(run: Run, *, console: Console, title: str) -> None:
     facts = {
         "store": f"{record.store}, commit {record.commit}",
         "made": f"{record.made_at}, spahgc {record.versions.get('spahgc', '?')}",
-        "embedding": f"{record.embedding} ({record.fingerprint[:12]})",
+        "embeddings": ", ".join(f"{n} ({d[:12]})" for n, d in record.fingerprints.items()),
         "panel": f"{record.panel_rule}: {len(record.panel)} genes ({record.panel_digest})",
         "split": record.split,
         "train": ", ".join(record.train),

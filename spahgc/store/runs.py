@@ -40,14 +40,14 @@ class RunRecord:
     commit: int
     """Number of the store's commit it read."""
 
-    embedding: str
-    """Name of the embedding it reads."""
+    features: Mapping[str, Any]
+    """`spahgc.model.features.FeatureConfig` as a mapping: names of embeddings, what is done."""
 
-    fingerprint: str
-    """Digest of the encoder fingerprint of that embedding."""
+    fingerprints: Mapping[str, str]
+    """Digest of the encoder fingerprint of each embedding, by its name."""
 
-    encoder: Mapping[str, Any]
-    """The encoder fingerprint itself, to embed an image in the same way."""
+    encoders: Mapping[str, Mapping[str, Any]]
+    """The encoder fingerprints themselves, to embed an image in the same way."""
 
     train: Mapping[str, str]
     """Training slides, which are also the references, and the content digest of each."""
@@ -70,11 +70,14 @@ class RunRecord:
     panel_digest: str
     """Digest of the panel's names in order."""
 
+    wide: tuple[str, ...]
+    """Genes that programmes were found in; empty for a model that does not look for any."""
+
     target_sum: float
     """Counts per spot after scaling to library size, before log1p."""
 
     network: Mapping[str, Any]
-    """`spahgc.model.network.NetworkConfig` as a mapping."""
+    """`spahgc.model.network.NetworkConfig` as a mapping; empty where no network was trained."""
 
     graph: Mapping[str, int]
     """`spahgc.model.graph.GraphConfig` as a mapping."""
@@ -83,10 +86,13 @@ class RunRecord:
     """`spahgc.model.training.TrainingConfig` as a mapping."""
 
     best_epoch: int
-    """Epoch whose weights were kept, counted from 1."""
+    """Epoch whose weights were kept, or that held-out slides chose; counted from 1."""
 
     validation_pcc: float
-    """Mean PCC over genes on the validation slides at that epoch."""
+    """Mean PCC over genes on the validation slides, or on training slides held out in turn."""
+
+    committee: Mapping[str, Any] | None = None
+    """`spahgc.model.committee_fitting.CommitteeConfig` as a mapping; None for the paper's model."""
 
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of spahgc, Python and the libraries that decide numbers."""
@@ -121,7 +127,7 @@ class Run:
     """Settings and provenance."""
 
     weights: Mapping[str, NDArray[np.float32]]
-    """The network's parameters by name."""
+    """All that was learned, by name."""
 
     curve: pd.DataFrame
     """One row per epoch: ``epoch``, ``train_loss``, ``validation_loss``, ``validation_pcc``."""
@@ -251,7 +257,7 @@ def _read_record(path: Path) -> tuple[RunRecord, dict[str, str]]:
             raise DamagedStoreError(
                 f"{path} is a damaged run: its record lists {', '.join(strange) or 'too little'}"
             )
-        for name in ("validation", "test", "panel", "shared_patients", "references"):
+        for name in ("validation", "test", "panel", "wide", "shared_patients", "references"):
             document[name] = tuple(document[name])
         return RunRecord(**document), files
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,10 +1,7 @@
 """A small store whose embeddings say something about expression, and a run trained on it."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +9,9 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from spahgc.model import training
-from spahgc.model.network import NetworkConfig
+from spahgc.model.features import FeatureConfig
+from spahgc.model.fitted import Fitted
+from spahgc.model.network import NetworkShape
 from spahgc.model.runs import FinishedRun, RunConfig, train_fold
 from spahgc.model.training import TrainingConfig
 from spahgc.schema import Slide
@@ -31,9 +29,11 @@ FINGERPRINT = {"encoder": EMBEDDING, "patch_um": 112.0}
 N_GENES = 12
 PATIENTS = {"A1": "A", "A2": "A", "B1": "B", "B2": "B"}
 SPOTS = {"A1": 30, "A2": 25, "B1": 28, "B2": 33}
+SMALL = NetworkShape(hidden_size=16, n_layers=2, n_heads=2)
 RUN_CONFIG = RunConfig(
-    embedding=EMBEDDING,
+    features=FeatureConfig(embeddings=(EMBEDDING,)),
     panel_rule="heg:6",
+    network=SMALL,
     training=TrainingConfig(max_epochs=3, learning_rate=0.003, seed=1),
 )
 
@@ -121,21 +121,6 @@ def fold_of(cohort: Cohort, *, test: str = "B2", **how):
     return make_fold(cohort.patients(cohort.slides), test=[test], **how)
 
 
-@contextmanager
-def small_networks() -> Iterator[None]:
-    """Train networks of a few thousand parameters, not of millions."""
-    small = partial(NetworkConfig, hidden_size=16, n_layers=2, n_heads=2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "NetworkConfig", small)
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_networks():
-    with small_networks():
-        yield
-
-
 @pytest.fixture(scope="session")
 def grown(tmp_path_factory) -> Cohort:
     """Four indexed slides; only read by tests."""
@@ -145,10 +130,14 @@ def grown(tmp_path_factory) -> Cohort:
 @pytest.fixture(scope="session")
 def finished(grown) -> FinishedRun:
     """A model tested on B2, its epoch chosen by A1 and its teachers A2 and B1."""
-    with small_networks():
-        return train_fold(grown, fold_of(grown), config=RUN_CONFIG)
+    return train_fold(grown, fold_of(grown), config=RUN_CONFIG)
 
 
 def weights_of(run) -> pd.Series:
     """Flatten a run's weights, by name and place, to be compared whole."""
-    return pd.concat({name: pd.Series(w.ravel()) for name, w in run.weights.items()})
+    return pd.concat(
+        {
+            name: pd.Series(w.ravel())
+            for name, w in (run.arrays if isinstance(run, Fitted) else run.weights).items()
+        }
+    )

@@ -16,7 +16,6 @@ from tests.model.conftest import (
     copy_store,
     draw_tissue,
     fold_of,
-    small_networks,
     with_counts,
     without_gene,
 )
@@ -35,8 +34,7 @@ def tasks(grown):
 
 @pytest.fixture(scope="module")
 def results(grown, tasks):
-    with small_networks():
-        return list(judge_all(grown, tasks))
+    return list(judge_all(grown, tasks))
 
 
 @pytest.fixture(scope="module")

@@ -93,15 +93,15 @@ def test_a_run_without_trust_claims_none(run, grown):
 def test_an_image_far_coarser_than_the_training_images_is_noted(predictor):
     slide, embedding_SD = draw_tissue("C1")
     coarse = replace(bare(slide), microns_per_pixel=1.5)
-    notes = predict_new(predictor, coarse, embedding_SD).uns["spahgc"]["notes"]
+    notes = predict_new(predictor, coarse, [embedding_SD]).uns["spahgc"]["notes"]
     assert any("1.5 µm per pixel, the training images at most 0.5" in note for note in notes)
-    fine = predict_new(predictor, bare(slide), embedding_SD).uns["spahgc"]["notes"]
+    fine = predict_new(predictor, bare(slide), [embedding_SD]).uns["spahgc"]["notes"]
     assert not any("per pixel" in note for note in fine)
 
 
 def test_spots_of_another_world_are_flagged_and_the_slide_with_them(predictor):
     slide, embedding_SD = draw_tissue("C1")
-    strange = predict_new(predictor, bare(slide), embedding_SD[:, ::-1] * (-1) ** np.arange(8))
+    strange = predict_new(predictor, bare(slide), [embedding_SD[:, ::-1] * (-1) ** np.arange(8)])
     assert strange.obs["unlike_references"].mean() > 0.5
     assert any("look unlike every reference" in n for n in strange.uns["spahgc"]["notes"])
 
@@ -134,7 +134,7 @@ def test_a_slides_own_expression_is_not_read(run, store, table):
 
 def test_an_image_in_no_store_is_predicted_as_the_same_slide_stored(predictor, table):
     slide, embedding_SD = draw_tissue("B2")
-    new = predict_new(predictor, bare(slide), embedding_SD)
+    new = predict_new(predictor, bare(slide), [embedding_SD])
     assert np.array_equal(new.X, table.X)
     assert list(new.obs_names) == list(table.obs_names)
 
@@ -144,13 +144,13 @@ def test_a_slide_the_run_never_heard_of_borrows_from_all_like_a_new_image(run, s
     put_slide(store, bare(slide), embedding_SD)
     predictor = open_predictor(run, open_cohort(store.path))
     stored = predict_stored(predictor, predictor.teaching.cohort, "C1")
-    assert np.array_equal(stored.X, predict_new(predictor, slide, embedding_SD).X)
+    assert np.array_equal(stored.X, predict_new(predictor, slide, [embedding_SD]).X)
 
 
 def test_a_new_image_may_have_the_name_of_a_training_slide(predictor):
     slide, embedding_SD = draw_tissue("C1")
     named = replace(slide, name="A2")
-    first, second = (predict_new(predictor, s, embedding_SD).X for s in (slide, named))
+    first, second = (predict_new(predictor, s, [embedding_SD]).X for s in (slide, named))
     assert np.array_equal(first, second)
 
 
@@ -158,7 +158,7 @@ def test_embeddings_may_be_read_only_or_of_double_precision(predictor, table):
     slide, embedding_SD = draw_tissue("B2")
     embedding_SD.setflags(write=False)
     for given in (embedding_SD, embedding_SD.astype(np.float64)):
-        assert np.array_equal(predict_new(predictor, slide, given).X, table.X)
+        assert np.array_equal(predict_new(predictor, slide, [given]).X, table.X)
 
 
 @pytest.mark.parametrize(

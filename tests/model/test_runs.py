@@ -4,11 +4,11 @@ from dataclasses import replace
 import pytest
 
 from spahgc.errors import ProtocolError
-from spahgc.model.runs import RunConfig, train_fold
+from spahgc.model.runs import train_fold
 from spahgc.store.cohort import open_cohort
 from spahgc.store.index import build_index
 from spahgc.store.splits import make_fold
-from tests.model.conftest import EMBEDDING, draw_tissue, put_slide
+from tests.model.conftest import EMBEDDING, RUN_CONFIG, draw_tissue, put_slide
 
 
 @pytest.fixture
@@ -26,10 +26,10 @@ def cohort(grown, tmp_path):
 def test_a_twin_of_the_test_slide_may_not_teach(cohort, validation):
     fold = make_fold(cohort.patients(cohort.slides), test=["B2"], validation=[validation])
     with pytest.raises(ProtocolError, match="slides B2 and B3 have the same image or counts"):
-        train_fold(cohort, fold, config=RunConfig(embedding=EMBEDDING, panel_rule="heg:6"))
+        train_fold(cohort, fold, config=RUN_CONFIG)
 
 
 def test_a_twin_of_a_training_slide_may_not_choose_the_epoch(cohort):
     fold = make_fold(cohort.patients(cohort.slides), test=["A1"], validation=["B3"])
     with pytest.raises(ProtocolError, match="slides B3 and B2 have the same image or counts"):
-        train_fold(cohort, fold, config=RunConfig(embedding=EMBEDDING, panel_rule="heg:6"))
+        train_fold(cohort, fold, config=RUN_CONFIG)

@@ -9,6 +9,7 @@ from scipy.spatial.distance import cdist
 
 from spahgc.errors import MissingError
 from spahgc.model.expression import GenePanel
+from spahgc.model.features import FeatureConfig
 from spahgc.model.spots import depth_of, expression_of, nearest_others, read_spots
 from spahgc.store.cohort import open_cohort
 from spahgc.store.opening import create_store
@@ -19,7 +20,7 @@ PANEL = GenePanel(genes=("G7", "G2", "missing", "G0"), rule="file:panel.txt")
 
 
 def read(cohort, name, panel=PANEL):
-    return read_spots(cohort[name], embedding=EMBEDDING, panel=panel, target_sum=1e4)
+    return read_spots(cohort[name], features=FeatureConfig(embeddings=(EMBEDDING,)), panel=panel, target_sum=1e4)
 
 
 def test_expression_is_log1p_of_counts_per_library_in_panel_order(grown):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from spahgc.errors import MismatchError
+from spahgc.model.features import FeatureConfig
 from spahgc.model.graph import GraphConfig
 from spahgc.model.teaching import gather_teaching
 from spahgc.schema import REFERENCE, TARGET
@@ -25,6 +26,7 @@ def gather(cohort, fold, panel_rule="hvg:5"):
         fold,
         panel_rule=panel_rule,
         graph_config=GraphConfig(),
+        features=FeatureConfig(embeddings=(EMBEDDING,)),
     )
 
 

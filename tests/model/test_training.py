@@ -10,17 +10,19 @@ from lightning.pytorch.trainer import setup
 
 from spahgc.model import runs, training
 from spahgc.model.expression import GenePanel
+from spahgc.model.features import FeatureConfig
 from spahgc.model.graph import GraphConfig
-from spahgc.model.prediction import load_network, predict_spots
+from spahgc.model.paper import fit_paper
 from spahgc.model.runs import MODEL, RunConfig, train_fold
 from spahgc.model.spots import expression_of
 from spahgc.model.teaching import TeachingSet, gather_teaching
-from spahgc.model.training import TrainingConfig, mean_pcc, train_network
+from spahgc.model.training import TrainingConfig, mean_pcc
 from spahgc.store.index import open_index
 from spahgc.store.slide import StoredSlide
 from tests.model.conftest import (
     EMBEDDING,
     RUN_CONFIG,
+    SMALL,
     copy_store,
     draw_tissue,
     fold_of,
@@ -35,13 +37,18 @@ def teaching(grown):
     """A2 and B1 teach."""
     index = open_index(grown, embedding=EMBEDDING)
     return gather_teaching(
-        grown, index, fold_of(grown), panel_rule="heg:6", graph_config=GraphConfig()
+        grown,
+        index,
+        fold_of(grown),
+        panel_rule="heg:6",
+        graph_config=GraphConfig(),
+        features=FeatureConfig(embeddings=(EMBEDDING,)),
     )
 
 
 def train(teaching, *, advance=None, **config):
     config = TrainingConfig(**{"max_epochs": 3, "learning_rate": 0.003, "seed": 1, **config})
-    return train_network(teaching, validation=["A1"], config=config, advance=advance)
+    return fit_paper(teaching, validation=["A1"], shape=SMALL, config=config, advance=advance)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +69,7 @@ def assert_same_training(first, second):
 
 def score_on_a1(teaching, trained):
     spots = teaching.read("A1")
-    network = load_network(trained.network, trained.weights)
-    return mean_pcc(expression_of(spots), predict_spots(network, teaching, spots))
+    return mean_pcc(expression_of(spots), trained.model.predict(spots))
 
 
 def test_the_same_seed_gives_the_same_weights_and_curve(teaching, trained):
@@ -199,12 +205,12 @@ def test_a_gene_unknown_on_the_validation_slide_is_left_out_there(tmp_path, grow
         groups={name: name for name in cohort.slides},
         train=("A2", "B1"),
         panel=GenePanel(genes=("G1", "G3", "G8"), rule="all"),
+        features=FeatureConfig(embeddings=(EMBEDDING,)),
     )
     trained = train(teaching)
     assert np.isfinite(trained.curve.to_numpy()).all()
     spots = teaching.read("A1")
-    network = load_network(trained.network, trained.weights)
-    predicted_SG = predict_spots(network, teaching, spots)
+    predicted_SG = trained.model.predict(spots)
     listed = mean_pcc(spots.expression_SG[:, [0, 2]], predicted_SG[:, [0, 2]])
     assert trained.validation_pcc == pytest.approx(listed)
 
@@ -219,7 +225,7 @@ def test_the_mean_correlation_leaves_out_what_has_none():
 
 def test_a_test_slides_expression_is_read_once_and_after_training(grown, monkeypatch):
     seen = []
-    read_counts, train_as_ever = StoredSlide.read_counts, runs.train_network
+    read_counts, train_as_ever = StoredSlide.read_counts, runs.fit_model
 
     def read(slide):
         seen.append(slide.name)
@@ -231,7 +237,7 @@ def test_a_test_slides_expression_is_read_once_and_after_training(grown, monkeyp
         return trained
 
     monkeypatch.setattr(StoredSlide, "read_counts", read)
-    monkeypatch.setattr(runs, "train_network", train_and_say)
+    monkeypatch.setattr(runs, "fit_model", train_and_say)
     train_fold(grown, fold_of(grown), config=RUN_CONFIG)
     assert seen.count("B2") == 1
     assert seen[seen.index("trained") :] == ["trained", "B2"]
@@ -261,7 +267,7 @@ def test_a_run_records_what_it_was_made_of(grown, finished):
     assert record.panel == finished.teaching.panel.genes
     assert record.panel_digest == finished.teaching.panel.digest
     assert record.panel_rule == "heg:6"
-    assert record.encoder == {"encoder": "tiny", "patch_um": 112.0}
+    assert record.encoders == {"tiny": {"encoder": "tiny", "patch_um": 112.0}}
     assert record.commit == grown.commit.number
     assert record.network["embedding_size"] == 8
     assert record.training["seed"] == 1

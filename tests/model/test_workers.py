@@ -6,9 +6,7 @@ import pytest
 
 from spahgc.errors import MismatchError
 from spahgc.metrics import SCORES
-from spahgc.model import training
 from spahgc.model.evaluation import judge_all, plan_tasks
-from spahgc.model.network import NetworkConfig
 from spahgc.model.runs import MODEL
 from spahgc.model.workers import _judge, judge_on_dask
 from tests.model.conftest import RUN_CONFIG, fold_of
@@ -19,8 +17,7 @@ def tasks_of(cohort):
     return plan_tasks([fold_of(cohort)], models={MODEL: config}, seeds=(3, 4))
 
 
-def test_worker_processes_give_the_same_numbers_in_the_same_order(grown, monkeypatch):
-    monkeypatch.setattr(training, "NetworkConfig", NetworkConfig)  # theirs is not made small
+def test_worker_processes_give_the_same_numbers_in_the_same_order(grown):
     tasks = tasks_of(grown)
     there = list(judge_on_dask(grown, tasks, workers=1))
     for one, other in zip(judge_all(grown, tasks), there, strict=True):

@@ -15,7 +15,7 @@ from spahgc.report.evaluation import EvaluationReport, compare_with_best, slide_
 from spahgc.report.pieces import read_judged, write_judged
 from spahgc.store.runs import read_run
 from spahgc.store.splits import make_folds
-from tests.model.conftest import RUN_CONFIG, grow_store, small_networks
+from tests.model.conftest import RUN_CONFIG, grow_store
 
 SPLIT = "leave-one-slide-out"
 
@@ -33,8 +33,7 @@ def tasks(cohort):
 
 @pytest.fixture(scope="module")
 def results(cohort, tasks):
-    with small_networks():
-        return list(judge_all(cohort, tasks))
+    return list(judge_all(cohort, tasks))
 
 
 def new_report(folder, cohort):

@@ -1,0 +1,169 @@
+"""The default model: a kernel ridge and several graph networks predict gene programmes together.
+
+Dimension letters in this file:
+
+S spots, G genes, P reduced features, R programmes, M kinds of member
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from spahgc.model.blocks import ask_network
+from spahgc.model.features import Reducer
+from spahgc.model.graph import build_graph, tensors_of
+from spahgc.model.kernel_ridge import KernelRidge
+from spahgc.model.network import GraphTensors, NetworkConfig, SpaHGC
+from spahgc.model.paper import load_network
+from spahgc.model.programmes import Programmes
+from spahgc.model.spots import SlideSpots
+from spahgc.model.teaching import TeachingSet
+
+Arrays = Mapping[str, NDArray[np.float32]]
+
+REDUCER: Final = "reducer."
+PROGRAMMES: Final = "programmes."
+RIDGE: Final = "ridge."
+NETWORK: Final = "network"
+SHARES: Final = "shares"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Basis:
+    """What features and expression are reduced to, found on training slides."""
+
+    reducer: Reducer
+    """D features → P."""
+
+    programmes: Programmes
+    """Many genes → R programmes → the panel's G genes."""
+
+    def reduce(self, spots: SlideSpots) -> SlideSpots:
+        """Give a slide as the members see it: P features, and R programmes where it has genes."""
+        programmes_SR = None if spots.wide_SA is None else self.programmes.score(spots.wide_SA)
+        return replace(
+            spots,
+            embedding_SD=self.reducer.reduce(spots.embedding_SD, spots.near_SQ),
+            expression_SG=programmes_SR,
+            wide_SA=None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Committee:
+    """The fitted members, and the slides that the networks borrow from."""
+
+    teaching: TeachingSet
+    """The training slides."""
+
+    basis: Basis
+    """What slides are reduced to."""
+
+    references: Mapping[str, SlideSpots]
+    """The training slides, reduced."""
+
+    ridge: KernelRidge
+    """From P features to R programmes."""
+
+    networks: Sequence[SpaHGC]
+    """In eval mode; they read and give programmes where the paper's reads and gives genes."""
+
+    shares_M: NDArray[np.float32]
+    """(2,) how much the ridge and the networks' mean count."""
+
+    def predict(self, spots: SlideSpots) -> NDArray[np.float32]:
+        """Predict the (S, G) normalised expression of a slide, whose own is not read."""
+        blind = replace(spots, expression_SG=None, wide_SA=None)
+        reduced = self.basis.reduce(blind)
+        programmes_SR = self.shares_M[0] * self.ridge.predict(reduced.embedding_SD)
+        if self.networks:
+            graph = borrow(self.teaching, self.references, spots, reduced)
+            programmes_SR = programmes_SR + self.shares_M[1] * ask(self.networks, graph)
+        programmes = self.basis.programmes
+        return programmes.mean_G + programmes.express(programmes_SR)
+
+    def borrowing(self, teaching: TeachingSet) -> "Committee":
+        """Give the same committee, borrowing as ``teaching`` says from the slides it knows."""
+        return replace(self, teaching=teaching)
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Give everything learned by name; `load_committee` takes it back."""
+        parts: dict[str, Arrays] = {
+            REDUCER: self.basis.reducer.arrays(),
+            PROGRAMMES: self.basis.programmes.arrays(),
+            RIDGE: self.ridge.arrays(),
+        }
+        for number, network in enumerate(self.networks):
+            state = network.state_dict()
+            parts[f"{NETWORK}{number}."] = {k: v.cpu().numpy() for k, v in state.items()}
+        arrays = {prefix + key: v for prefix, part in parts.items() for key, v in part.items()}
+        return {**arrays, SHARES: self.shares_M}
+
+
+def borrow(
+    teaching: TeachingSet,
+    references: Mapping[str, SlideSpots],
+    spots: SlideSpots,
+    reduced: SlideSpots,
+) -> GraphTensors:
+    """Build the graph of a slide over the training slides it may borrow from.
+
+    Parameters
+    ----------
+    teaching
+        Says which those are, and finds the spots that look alike.
+    references
+        The training slides, reduced.
+    spots, reduced
+        The slide, as read and as the members see it.
+    """
+    neighbors = teaching.search(spots, k=teaching.graph_config.n_refer)
+    lenders = {name: references[name] for name in teaching.among(spots)}
+    return tensors_of(build_graph(reduced, neighbors, lenders, config=teaching.graph_config))
+
+
+def ask(networks: Sequence[SpaHGC], graph: GraphTensors) -> NDArray[np.float32]:
+    """Give the mean of what networks in eval mode predict, (S, R) programmes."""
+    predicted = [ask_network(network, graph) for network in networks]
+    mean_SR: NDArray[np.float32] = torch.stack(predicted).mean(dim=0).numpy()
+    return mean_SR
+
+
+def load_committee(
+    teaching: TeachingSet, *, network: Mapping[str, Any], arrays: Arrays
+) -> Committee:
+    """Build a committee again from what `Committee.arrays` gave.
+
+    Parameters
+    ----------
+    teaching
+        The slides to borrow from: those of the training, or others.
+    network
+        `NetworkConfig` as a mapping; empty where there are no networks.
+    arrays
+        By name.
+    """
+    basis = Basis(
+        reducer=Reducer.read(_part(arrays, REDUCER)),
+        programmes=Programmes.read(_part(arrays, PROGRAMMES)),
+    )
+    n_networks = len({name.partition(".")[0] for name in arrays if name.startswith(NETWORK)})
+    return Committee(
+        teaching=teaching,
+        basis=basis,
+        references={name: basis.reduce(spots) for name, spots in teaching.spots.items()},
+        ridge=KernelRidge.read(_part(arrays, RIDGE)),
+        networks=[
+            load_network(NetworkConfig(**network), _part(arrays, f"{NETWORK}{number}."))
+            for number in range(n_networks)
+        ],
+        shares_M=arrays[SHARES],
+    )
+
+
+def _part(arrays: Arrays, prefix: str) -> dict[str, NDArray[np.float32]]:
+    return {n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)}

@@ -1,0 +1,200 @@
+"""What a model sees of a spot: its fields of view side by side, on a scale common to all slides.
+
+Dimension letters in this file:
+
+S spots, F one field's embedding size, D all fields' together, Q near spots, P principal
+components, 2P a spot's beside its neighbours'
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+from spahgc.errors import MismatchError
+from spahgc.store.runs import RunRecord
+from spahgc.store.slide import StoredSlide
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureConfig:
+    """Which embeddings a model sees, and what is done to them before anything learns."""
+
+    embeddings: tuple[str, ...] = ("lite0",)
+    """Names in the store: one per field of view."""
+
+    signed_root: bool = False
+    """Take square roots and keep the signs: few very large values count less."""
+
+    standardise: bool = False
+    """Bring each number to mean 0 and spread 1 over the spots of its own slide, which takes away
+    what stain and scanner do to a whole slide. It reads no expression."""
+
+    @property
+    def are_plain(self) -> bool:
+        """Whether a model sees one embedding as it is stored."""
+        return len(self.embeddings) == 1 and not (self.signed_root or self.standardise)
+
+
+def features_of(record: RunRecord) -> FeatureConfig:
+    """Give what a run sees of a spot."""
+    # JSON knows lists only
+    return FeatureConfig(**{**record.features, "embeddings": tuple(record.features["embeddings"])})
+
+
+def read_features(slide: StoredSlide, config: FeatureConfig) -> NDArray[np.float32]:
+    """Read a stored slide's fields of view, joined as `side_by_side` does.
+
+    Raises
+    ------
+    MissingError
+        If the slide lacks one of the embeddings.
+    """
+    return side_by_side([slide.read_embedding(name) for name in config.embeddings], config)
+
+
+def side_by_side(
+    embeddings: Sequence[NDArray[np.float32]], config: FeatureConfig
+) -> NDArray[np.float32]:
+    """Join a slide's fields of view.
+
+    Parameters
+    ----------
+    embeddings
+        (S, F) one per field of view, row for row the same spots.
+    config
+        What is done to them.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        (S, D), of its own memory.
+    """
+    return np.concatenate([_transform(field_SF, config) for field_SF in embeddings], axis=1)
+
+
+def _transform(field_SF: NDArray[np.float32], config: FeatureConfig) -> NDArray[np.float32]:
+    field_SF = np.asarray(field_SF, dtype=np.float32)
+    if config.signed_root:
+        field_SF = np.sign(field_SF) * np.sqrt(np.abs(field_SF))
+    return standardise(field_SF) if config.standardise else field_SF
+
+
+def standardise(values_SD: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bring each column to mean 0 and spread 1; a constant one becomes 0."""
+    centred_SD = values_SD - values_SD.mean(axis=0, dtype=np.float64).astype(np.float32)
+    spread_D = centred_SD.std(axis=0, dtype=np.float64)
+    # a few roundings apart is constant
+    varies_D = spread_D > 1e-6 * np.abs(values_SD).max(axis=0)
+    return centred_SD / np.where(varies_D, spread_D, np.inf).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reducer:
+    """Principal components of the training slides' features."""
+
+    mean_D: NDArray[np.float32]
+    """(D,) over the training spots."""
+
+    components_PD: NDArray[np.float32]
+    """(P, D) of unit length, the strongest first."""
+
+    spread: float
+    """Root mean square of all components over the training spots."""
+
+    near_spread: float
+    """The same of the neighbours' means."""
+
+    def reduce(
+        self, features_SD: NDArray[np.float32], near_SQ: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Reduce spots and put the mean of their neighbours beside each.
+
+        Parameters
+        ----------
+        features_SD
+            (S, D) of one slide.
+        near_SQ
+            (S, Q) rows of the near spots, -1 where there is none.
+
+        Returns
+        -------
+        NDArray[np.float32]
+            (S, 2P); both halves of about the same strength. A spot without neighbours has zeros.
+
+        Raises
+        ------
+        MismatchError
+            If the features are of another size than those of the training slides.
+        """
+        if features_SD.shape[1] != len(self.mean_D):
+            raise MismatchError(
+                f"spots have {features_SD.shape[1]} features, expected {len(self.mean_D)} as in "
+                "training: embed the slide with the encoder and fields of view of the run"
+            )
+        own_SP = (features_SD - self.mean_D) @ self.components_PD.T
+        near_SP = mean_of_near(own_SP, near_SQ)
+        return np.hstack([own_SP / self.spread, near_SP / self.near_spread]).astype(np.float32)
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Give everything by name, to be stored; `read` takes it back."""
+        spreads_2 = np.array([self.spread, self.near_spread], np.float32)
+        return {"mean": self.mean_D, "components": self.components_PD, "spreads": spreads_2}
+
+    @classmethod
+    def read(cls, arrays: Mapping[str, NDArray[np.float32]]) -> "Reducer":
+        """Take back what `arrays` gave."""
+        spread, near_spread = map(float, arrays["spreads"])
+        return cls(
+            mean_D=arrays["mean"],
+            components_PD=arrays["components"],
+            spread=spread,
+            near_spread=near_spread,
+        )
+
+
+def fit_reducer(
+    slides: Iterable[tuple[NDArray[np.float32], NDArray[np.int64]]], *, n_components: int, seed: int
+) -> Reducer:
+    """Find the principal components of training slides.
+
+    Parameters
+    ----------
+    slides
+        (S, D) features and (S, Q) near spots of each.
+    n_components
+        P at most; fewer where there are fewer spots or features.
+    seed
+        Of the randomised solver, which large tables need.
+    """
+    slides = list(slides)
+    stacked_SD = np.concatenate([features_SD for features_SD, _ in slides])
+    n_components = min(n_components, stacked_SD.shape[1], len(stacked_SD) - 1)
+    pca = PCA(n_components, random_state=seed).fit(stacked_SD)
+    mean_D, components_PD = pca.mean_.astype(np.float32), pca.components_.astype(np.float32)
+    own = [(features_SD - mean_D) @ components_PD.T for features_SD, _ in slides]
+    near = [mean_of_near(own_SP, near_SQ) for own_SP, (_, near_SQ) in zip(own, slides, strict=True)]
+    return Reducer(
+        mean_D=mean_D,
+        components_PD=components_PD,
+        spread=_root_mean_square(own),
+        near_spread=_root_mean_square(near),
+    )
+
+
+def mean_of_near(
+    values_SP: NDArray[np.floating], near_SQ: NDArray[np.int64]
+) -> NDArray[np.floating]:
+    """Average over the near spots of each spot; 0 where it has none."""
+    exists_SQ = near_SQ >= 0
+    total_SP = np.zeros(values_SP.shape, values_SP.dtype)
+    for place in range(near_SQ.shape[1]):  # gathering all places at once takes Q times the memory
+        total_SP += values_SP[near_SQ[:, place]] * exists_SQ[:, place, None]
+    return total_SP / np.maximum(exists_SQ.sum(axis=1), 1)[:, None].astype(values_SP.dtype)
+
+
+def _root_mean_square(parts: Sequence[NDArray[np.floating]]) -> float:
+    mean = np.mean(np.square(np.concatenate(parts), dtype=np.float64))
+    return float(np.sqrt(mean)) or 1.0

@@ -1,0 +1,121 @@
+"""The paper's model: one network from embeddings to genes, its epoch chosen by held-out slides.
+
+Dimension letters in this file:
+
+S spots, G genes
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from spahgc.errors import MismatchError
+from spahgc.model.blocks import ask_network
+from spahgc.model.fitted import Advance, Fitted
+from spahgc.model.graph import tensors_of
+from spahgc.model.network import NetworkConfig, NetworkShape, SpaHGC
+from spahgc.model.spots import SlideSpots, expression_of
+from spahgc.model.teaching import TeachingSet
+from spahgc.model.training import Sample, TrainingConfig, train_network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PaperModel:
+    """A trained network and the slides it borrows from."""
+
+    network: SpaHGC
+    """In eval mode."""
+
+    teaching: TeachingSet
+    """The training slides."""
+
+    def predict(self, spots: SlideSpots) -> NDArray[np.float32]:
+        """Predict the (S, G) normalised expression of one slide, nothing masked."""
+        graph = tensors_of(self.teaching.graph(spots))
+        predicted_SG: NDArray[np.float32] = ask_network(self.network, graph).numpy()
+        return predicted_SG
+
+    def borrowing(self, teaching: TeachingSet) -> "PaperModel":
+        """Give the same model, borrowing as ``teaching`` says."""
+        return replace(self, teaching=teaching)
+
+
+def fit_paper(
+    teaching: TeachingSet,
+    *,
+    validation: Sequence[str],
+    shape: NetworkShape,
+    config: TrainingConfig,
+    advance: Advance | None = None,
+) -> Fitted:
+    """Train the paper's network on the training slides.
+
+    Parameters
+    ----------
+    teaching
+        The training slides.
+    validation
+        Slides, none of them a training slide, whose loss chooses the epoch.
+    shape, config
+        Settings.
+    advance
+        Told how many more epochs are done, `TrainingConfig.max_epochs` in all.
+    """
+    held_out = {name: teaching.read(name) for name in validation}
+    trained = train_network(
+        [_sample(teaching, spots) for spots in teaching.spots.values()],
+        held_out=[_sample(teaching, spots) for spots in held_out.values()],
+        shape=shape,
+        config=config,
+        advance=advance,
+    )
+    network = asdict(trained.network)
+    model = load_paper(teaching, network=network, arrays=trained.weights)
+    return Fitted(
+        model=model,
+        arrays=trained.weights,
+        network=network,
+        curve=trained.curve,
+        best_epoch=trained.best_epoch,
+        held_out={name: model.predict(spots) for name, spots in held_out.items()},
+        validation_pcc=trained.validation_pcc,
+    )
+
+
+def load_paper(
+    teaching: TeachingSet,
+    *,
+    network: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[np.float32]],
+) -> PaperModel:
+    """Build the model again from what `fit_paper` gave."""
+    return PaperModel(network=load_network(NetworkConfig(**network), arrays), teaching=teaching)
+
+
+def load_network(config: NetworkConfig, weights: Mapping[str, NDArray[np.float32]]) -> SpaHGC:
+    """Build a network with the given weights, in eval mode.
+
+    Raises
+    ------
+    MismatchError
+        If they are of another network.
+    """
+    network = SpaHGC(config)
+    try:
+        # a copy: arrays read from a file may be read-only, which torch cannot be
+        network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise MismatchError(
+            f"these weights are of another network than the run's record describes ({lines[-1]}); "
+            "copy the whole run again, or train again with `spahgc train`"
+        ) from None
+    return network.eval()
+
+
+def _sample(teaching: TeachingSet, spots: SlideSpots) -> Sample:
+    return Sample(tensors_of(teaching.graph(spots)), torch.from_numpy(expression_of(spots)).float())
