@@ -104,7 +104,8 @@ def load_network(config: NetworkConfig, weights: Mapping[str, NDArray[np.float32
     MismatchError
         If they are of another network.
     """
-    network = SpaHGC(config)
+    with torch.random.fork_rng(devices=[]):  # its first weights are drawn, and thrown away
+        network = SpaHGC(config)
     try:
         # a copy: arrays read from a file may be read-only, which torch cannot be
         network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})

@@ -1,11 +1,12 @@
 """Train on a store and keep the run: which slides taught, which chose, which judged."""
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -185,7 +186,7 @@ def _record(
     return RunRecord(
         store=cohort.store.location.address,
         commit=cohort.commit.number,
-        features=asdict(config.features),
+        features=_plain(config.features),
         fingerprints={n: first.entry.encoders[n] for n in config.features.embeddings},
         encoders={n: first.embedding_record(n)["fingerprint"] for n in config.features.embeddings},
         train={name: cohort[name].entry.content for name in fold.train},
@@ -198,9 +199,9 @@ def _record(
         wide=() if teaching.wide is None else teaching.wide.genes,
         target_sum=teaching.target_sum,
         network=fitted.network,
-        graph=asdict(config.graph),
-        training=asdict(config.training),
-        committee=None if config.committee is None else asdict(config.committee),
+        graph=_plain(config.graph),
+        training=_plain(config.training),
+        committee=None if config.committee is None else _plain(config.committee),
         best_epoch=fitted.best_epoch,
         validation_pcc=fitted.validation_pcc,
         versions=_versions(),
@@ -211,6 +212,14 @@ def _record(
         microns_per_pixel={n: cohort[n].entry.microns_per_pixel for n in fold.train},
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _plain(
+    settings: FeatureConfig | GraphConfig | TrainingConfig | CommitteeConfig,
+) -> dict[str, Any]:
+    """Spell settings as they will be read back: JSON has no tuples."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    return plain
 
 
 def score_slide(

@@ -171,7 +171,7 @@ def test_embeddings_may_be_read_only_or_of_double_precision(predictor, table):
 def test_embeddings_that_do_not_fit_are_refused(predictor, shape, message):
     slide, _ = draw_tissue("B2")
     with pytest.raises(MismatchError, match=message):
-        predict_new(predictor, slide, np.ones(shape, np.float32))
+        predict_new(predictor, slide, [np.ones(shape, np.float32)])
 
 
 def test_a_reference_slide_that_changed_is_refused(run, store):
@@ -245,7 +245,8 @@ def test_several_stores_may_be_borrowed_from_at_once(run, tmp_path, grown):
     elsewhere = create_store(tmp_path / "elsewhere.zarr")
     put_slide(elsewhere, *draw_tissue("A2", seed=4))
     predictor = open_predictor(run, grown, references=[open_cohort(elsewhere.path), grown])
-    names = predict_new(predictor, *draw_tissue("X1")).uns["spahgc"]["references"]
+    slide, embedding_SD = draw_tissue("X1")
+    names = predict_new(predictor, slide, [embedding_SD]).uns["spahgc"]["references"]
     assert sorted(names) == ["A1", "A2", f"A2 of {grown.where}", "B1", "B2"]
 
 

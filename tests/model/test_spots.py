@@ -20,7 +20,9 @@ PANEL = GenePanel(genes=("G7", "G2", "missing", "G0"), rule="file:panel.txt")
 
 
 def read(cohort, name, panel=PANEL):
-    return read_spots(cohort[name], features=FeatureConfig(embeddings=(EMBEDDING,)), panel=panel, target_sum=1e4)
+    return read_spots(
+        cohort[name], features=FeatureConfig(embeddings=(EMBEDDING,)), panel=panel, target_sum=1e4
+    )
 
 
 def test_expression_is_log1p_of_counts_per_library_in_panel_order(grown):
