@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from spahgc.model.blocks import ask_network
-from spahgc.model.features import Reducer
+from spahgc.model.features import Reducer, mean_of_near
 from spahgc.model.graph import build_graph, tensors_of
 from spahgc.model.kernel_ridge import KernelRidge
 from spahgc.model.network import GraphTensors, NetworkConfig, SpaHGC
@@ -43,11 +43,14 @@ class Basis:
     """Many genes → R programmes → the panel's G genes."""
 
     def reduce(self, spots: SlideSpots) -> SlideSpots:
-        """Give a slide as the members see it: P features, and R programmes where it has genes."""
+        """Give a slide as the networks see it: P features, and R programmes where it has genes.
+
+        Of the neighbours' features they learn along the edges of the graph.
+        """
         programmes_SR = None if spots.wide_SA is None else self.programmes.score(spots.wide_SA)
         return replace(
             spots,
-            embedding_SD=self.reducer.reduce(spots.embedding_SD, spots.near_SQ),
+            embedding_SD=self.reducer.reduce(spots.embedding_SD),
             expression_SG=programmes_SR,
             wide_SA=None,
         )
@@ -67,7 +70,7 @@ class Committee:
     """The training slides, reduced."""
 
     ridge: KernelRidge
-    """From P features to R programmes."""
+    """From 2P features, a spot's and its neighbours', to R programmes."""
 
     networks: Sequence[SpaHGC]
     """In eval mode; they read and give programmes where the paper's reads and gives genes."""
@@ -79,7 +82,7 @@ class Committee:
         """Predict the (S, G) normalised expression of a slide, whose own is not read."""
         blind = replace(spots, expression_SG=None, wide_SA=None)
         reduced = self.basis.reduce(blind)
-        programmes_SR = self.shares_M[0] * self.ridge.predict(reduced.embedding_SD)
+        programmes_SR = self.shares_M[0] * self.ridge.predict(with_neighbours(reduced))
         if self.networks:
             graph = borrow(self.teaching, self.references, spots, reduced)
             programmes_SR = programmes_SR + self.shares_M[1] * ask(self.networks, graph)
@@ -102,6 +105,20 @@ class Committee:
             parts[f"{NETWORK}{number}."] = {k: v.cpu().numpy() for k, v in state.items()}
         arrays = {prefix + key: v for prefix, part in parts.items() for key, v in part.items()}
         return {**arrays, SHARES: self.shares_M}
+
+
+def with_neighbours(reduced: SlideSpots) -> NDArray[np.float32]:
+    """Put the mean of its neighbours beside each spot's own P features, as the ridge sees it.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        (S, 2P); both halves have the same strength over the slide.
+    """
+    own_SP = reduced.embedding_SD
+    near_SP = mean_of_near(own_SP, reduced.near_SQ)
+    own, near = (float(np.sqrt(np.mean(half**2, dtype=np.float64))) for half in (own_SP, near_SP))
+    return np.hstack([own_SP, near_SP * np.float32(own / near if near > 0 else 0)])
 
 
 def borrow(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from sklearn.model_selection import GroupKFold
 
-from spahgc.model.committee import Basis, Committee, ask, borrow
+from spahgc.model.committee import Basis, Committee, ask, borrow, with_neighbours
 from spahgc.model.features import fit_reducer
 from spahgc.model.fitted import Advance, Fitted
 from spahgc.model.kernel_ridge import KernelRidge, fit_kernel_ridge
@@ -197,7 +197,7 @@ def _fit_members(
     slides = list(teaching.spots.values())
     basis = Basis(
         reducer=fit_reducer(
-            [(spots.embedding_SD, spots.near_SQ) for spots in slides],
+            [spots.embedding_SD for spots in slides],
             n_components=config.n_components,
             seed=training.seed,
         ),
@@ -210,7 +210,7 @@ def _fit_members(
     )
     references = {name: basis.reduce(spots) for name, spots in teaching.spots.items()}
     ridges = fit_kernel_ridge(
-        np.concatenate([spots.embedding_SD for spots in references.values()]),
+        np.concatenate([with_neighbours(spots) for spots in references.values()]),
         np.concatenate([expression_of(spots) for spots in references.values()]),
         penalties=config.penalties,
         seed=training.seed,
@@ -244,6 +244,7 @@ def _sample(
 def _try_out(part: TeachingSet, members: Members, spots: SlideSpots) -> Trial:
     programmes = members.basis.programmes
     reduced = members.basis.reduce(spots)
+    features_SP = with_neighbours(reduced)
     measured_SG = expression_of(spots)
     by_networks_SG = np.zeros_like(measured_SG)
     if members.trained:
@@ -253,8 +254,7 @@ def _try_out(part: TeachingSet, members: Members, spots: SlideSpots) -> Trial:
         slide=spots.name,
         measured_SG=_centred(measured_SG),
         by_ridge=[
-            _centred(programmes.express(ridge.predict(reduced.embedding_SD)))
-            for ridge in members.ridges
+            _centred(programmes.express(ridge.predict(features_SP))) for ridge in members.ridges
         ],
         by_networks_SG=_centred(by_networks_SG),
         mean_G=programmes.mean_G,

@@ -2,11 +2,10 @@
 
 Dimension letters in this file:
 
-S spots, F one field's embedding size, D all fields' together, Q near spots, P principal
-components, 2P a spot's beside its neighbours'
+S spots, F one field's embedding size, D all fields' together, Q near spots, P principal components
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,102 +98,60 @@ class Reducer:
     """(D,) over the training spots."""
 
     components_PD: NDArray[np.float32]
-    """(P, D) of unit length, the strongest first."""
+    """(P, D) the strongest first, of such length that a spot's components are about 1."""
 
-    spread: float
-    """Root mean square of all components over the training spots."""
-
-    near_spread: float
-    """The same of the neighbours' means."""
-
-    def reduce(
-        self, features_SD: NDArray[np.float32], near_SQ: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """Reduce spots and put the mean of their neighbours beside each.
-
-        Parameters
-        ----------
-        features_SD
-            (S, D) of one slide.
-        near_SQ
-            (S, Q) rows of the near spots, -1 where there is none.
-
-        Returns
-        -------
-        NDArray[np.float32]
-            (S, 2P); both halves of about the same strength. A spot without neighbours has zeros.
+    def reduce(self, features_SD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Reduce (S, D) features to (S, P).
 
         Raises
         ------
         MismatchError
-            If the features are of another size than those of the training slides.
+            If they are of another size than those of the training slides.
         """
         if features_SD.shape[1] != len(self.mean_D):
             raise MismatchError(
                 f"spots have {features_SD.shape[1]} features, expected {len(self.mean_D)} as in "
                 "training: embed the slide with the encoder and fields of view of the run"
             )
-        own_SP = (features_SD - self.mean_D) @ self.components_PD.T
-        near_SP = mean_of_near(own_SP, near_SQ)
-        return np.hstack([own_SP / self.spread, near_SP / self.near_spread]).astype(np.float32)
+        return (features_SD - self.mean_D) @ self.components_PD.T
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Give everything by name, to be stored; `read` takes it back."""
-        spreads_2 = np.array([self.spread, self.near_spread], np.float32)
-        return {"mean": self.mean_D, "components": self.components_PD, "spreads": spreads_2}
+        return {"mean": self.mean_D, "components": self.components_PD}
 
     @classmethod
     def read(cls, arrays: Mapping[str, NDArray[np.float32]]) -> "Reducer":
         """Take back what `arrays` gave."""
-        spread, near_spread = map(float, arrays["spreads"])
-        return cls(
-            mean_D=arrays["mean"],
-            components_PD=arrays["components"],
-            spread=spread,
-            near_spread=near_spread,
-        )
+        return cls(mean_D=arrays["mean"], components_PD=arrays["components"])
 
 
-def fit_reducer(
-    slides: Iterable[tuple[NDArray[np.float32], NDArray[np.int64]]], *, n_components: int, seed: int
-) -> Reducer:
+def fit_reducer(slides: Sequence[NDArray[np.float32]], *, n_components: int, seed: int) -> Reducer:
     """Find the principal components of training slides.
 
     Parameters
     ----------
     slides
-        (S, D) features and (S, Q) near spots of each.
+        (S, D) features of each.
     n_components
         P at most; fewer where there are fewer spots or features.
     seed
         Of the randomised solver, which large tables need.
     """
-    slides = list(slides)
-    stacked_SD = np.concatenate([features_SD for features_SD, _ in slides])
+    stacked_SD = np.concatenate(slides)
     n_components = min(n_components, stacked_SD.shape[1], len(stacked_SD) - 1)
     pca = PCA(n_components, random_state=seed).fit(stacked_SD)
-    mean_D, components_PD = pca.mean_.astype(np.float32), pca.components_.astype(np.float32)
-    own = [(features_SD - mean_D) @ components_PD.T for features_SD, _ in slides]
-    near = [mean_of_near(own_SP, near_SQ) for own_SP, (_, near_SQ) in zip(own, slides, strict=True)]
+    spread = float(np.sqrt(np.mean(pca.explained_variance_))) or 1.0
     return Reducer(
-        mean_D=mean_D,
-        components_PD=components_PD,
-        spread=_root_mean_square(own),
-        near_spread=_root_mean_square(near),
+        mean_D=pca.mean_.astype(np.float32),
+        components_PD=(pca.components_ / spread).astype(np.float32),
     )
 
 
-def mean_of_near(
-    values_SP: NDArray[np.floating], near_SQ: NDArray[np.int64]
-) -> NDArray[np.floating]:
-    """Average over the near spots of each spot; 0 where it has none."""
+def mean_of_near(values_SP: NDArray[np.float32], near_SQ: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Average (S, P) values over the near spots of each spot; 0 where it has none."""
     exists_SQ = near_SQ >= 0
-    total_SP = np.zeros(values_SP.shape, values_SP.dtype)
+    total_SP = np.zeros_like(values_SP)
     for place in range(near_SQ.shape[1]):  # gathering all places at once takes Q times the memory
         total_SP += values_SP[near_SQ[:, place]] * exists_SQ[:, place, None]
-    return total_SP / np.maximum(exists_SQ.sum(axis=1), 1)[:, None].astype(values_SP.dtype)
-
-
-def _root_mean_square(parts: Sequence[NDArray[np.floating]]) -> float:
-    mean = np.mean(np.square(np.concatenate(parts), dtype=np.float64))
-    return float(np.sqrt(mean)) or 1.0
+    n_near_S1 = np.maximum(exists_SQ.sum(axis=1), 1)[:, None]
+    return (total_SP / n_near_S1).astype(np.float32)
