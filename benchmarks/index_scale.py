@@ -251,7 +251,7 @@ def table_of(rows: list[dict]) -> str:
     for kind in dict.fromkeys(row["kind"] for row in rows):
         own = [row for row in rows if row["kind"] == kind]
         lines += [line_of(row, "measured") for row in own]
-        if len(own) > 1:
+        if len(own) > 1 and own[-1]["n_spots"] >= 100_000:  # smaller ones say little of growth
             lines += [
                 line_of(grown(own[-2], own[-1], n), "extrapolated")
                 for n in (10**7, 10**8)
@@ -261,12 +261,12 @@ def table_of(rows: list[dict]) -> str:
 
 
 def grown(one: dict, other: dict, n_spots: int) -> dict:
-    """Follow the growth between two sizes, at least linear in memory and at most quadratic."""
+    """Follow the growth between two sizes; memory, and all of ``flat``, grow as the size."""
     step = np.log(other["n_spots"] / one["n_spots"])
     row = {**other, "n_spots": n_spots}
     for key in ("build_s", "search_ms", "peak_gib"):
         power = np.clip(np.log(other[key] / max(one[key], 1e-9)) / step, 0.3, 1.5)
-        power = 1.0 if key == "peak_gib" else power
+        power = 1.0 if key == "peak_gib" or row["kind"] == "flat" else power
         row[key] = other[key] * (n_spots / other["n_spots"]) ** power
     return row
 
