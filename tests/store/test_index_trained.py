@@ -72,8 +72,9 @@ def test_looking_everywhere_finds_what_exact_search_finds(kind, metric):
         found = trained.search(vectors["B1"], names, k=6).as_neighbors(names)
         assert np.array_equal(found.exists_SK, true.exists_SK)
         same = (found.slide_SK == true.slide_SK) & (found.spot_SK == true.spot_SK)
-        assert same.mean() > 0.99
-        np.testing.assert_allclose(found.distance_SK[same], true.distance_SK[same], rtol=1e-12)
+        assert same.mean() > 0.97  # half precision swaps a few
+        exact_to = {"rtol": 0, "atol": 2e-3} if kind == "ivf" else {"rtol": 1e-12}
+        np.testing.assert_allclose(found.distance_SK[same], true.distance_SK[same], **exact_to)
 
 
 @pytest.mark.parametrize("kind", KINDS)

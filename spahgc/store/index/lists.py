@@ -108,6 +108,8 @@ class InvertedLists:
             self._lists.is_trained = True
             self._add_vectors(pieces, read)
         self._lists.ntotal = sum(len(piece["lists"]) for piece in pieces.values())
+        if "codebooks" not in shared:
+            self._lists.make_direct_map()  # so that a spot's vector is found again
 
     def propose(
         self, query_SD: NDArray[np.float32], ranges: Sequence[SlideRange], n: int, *, effort: int
@@ -121,6 +123,11 @@ class InvertedLists:
             found = Nearest(-score_SN if self._metric == "cosine" else score_SN, spot_SN)
             best = found if best is None else merge_nearest(best, found)
         return best or Nearest.nobody(len(query_SD), n)
+
+    def vectors(self, spot_P: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Give (P, D) vectors of some spots from half precision; not of codes."""
+        vectors_PD: NDArray[np.float32] = self._lists.reconstruct_batch(spot_P)
+        return vectors_PD
 
     def _add_vectors(self, pieces: Mapping[str, Arrays], read: Read) -> None:
         lists = self._lists.invlists

@@ -1,12 +1,12 @@
-"""The approximate kinds of an index: few spots are looked at, and those found are measured exactly.
+"""The approximate kinds of an index: few spots are looked at, and those found are measured.
 
 Dimension letters in this file:
 
 S queries or spots, D embedding size, N spots proposed
 """
 
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -31,6 +31,9 @@ TrainedKind: TypeAlias = Literal["ivf", "ivfpq", "hnsw"]
 
 KEPT_SLIDES: Final = 32
 """Slides whose vectors stay in memory to be measured against."""
+
+MEASURED_AT_ONCE: Final = 1_000
+"""Queries whose neighbours' vectors are held at once."""
 
 PROPOSED: Final[Mapping[str, int]] = {"ivf": 2, "ivfpq": 16, "hnsw": 2}
 """Spots proposed for each one wanted: the coarser the code, the more."""
@@ -86,15 +89,44 @@ class TrainedIndex:
         slide_SN = np.where(exists_SN, moved[place_SN], -1)
         spot_SN = np.where(exists_SN, near.vector_SN - self._bounds[place_SN], -1)
         proposed = Proposed(near.score_SN, slide_SN, spot_SN)
-        distance_SN = measure(
-            query_SD,
-            proposed,
-            lambda place: self._read(names[place]),
-            n_pieces=len(names),
-            metric=self._metric,
-        )
+        distance_SN = self._measure(query_SD, near, proposed, names)
         found = Candidates(distance_SA=distance_SN, slide_SA=slide_SN, spot_SA=spot_SN)
         return found.best(k)
+
+    def _measure(
+        self, query_SD: NDArray[np.float32], near: Nearest, proposed: Proposed, names: Sequence[str]
+    ) -> NDArray[np.float64]:
+        """Take distances to what was proposed, to vectors in memory where they are."""
+        if not isinstance(self._proposer, InvertedLists) or self.kind == "ivfpq":
+            return measure(
+                query_SD,
+                proposed,
+                lambda place: self._read(names[place]),
+                n_pieces=len(names),
+                metric=self._metric,
+            )
+        distance_SN = np.full(near.vector_SN.shape, np.inf)
+        for start in range(0, len(query_SD), MEASURED_AT_ONCE):
+            rows = slice(start, start + MEASURED_AT_ONCE)
+            spot_U, number_P = np.unique(near.vector_SN[rows], return_inverse=True)
+            number_SN = number_P.reshape(near.vector_SN[rows].shape)
+            exists_SN = near.vector_SN[rows] >= 0
+            vectors_UD = self._proposer.vectors(np.maximum(spot_U, 0))
+            some = Proposed(
+                near.score_SN[rows], np.where(exists_SN, 0, -1), np.where(exists_SN, number_SN, -1)
+            )
+            distance_SN[rows] = measure(
+                query_SD[rows],
+                some,
+                partial(_only, vectors_UD),
+                n_pieces=1,
+                metric=self._metric,
+            )
+        return distance_SN
+
+
+def _only(vectors_UD: NDArray[np.float32], _: int) -> NDArray[np.float32]:
+    return vectors_UD
 
 
 def train_shared(
