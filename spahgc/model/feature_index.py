@@ -36,13 +36,13 @@ def index_features(
     """Index the slides in ``names`` without a trace in the store."""
     fingerprints = [cohort.fingerprint(embedding, names) for embedding in features.embeddings]
     return ReferenceIndex(
+        cohort,
         IndexRecord(
             embedding="+".join(features.embeddings),
             fingerprint=join_digests(fingerprints),
             slides={name: cohort[name].entry.content for name in names},
         ),
-        lambda name: read_features(cohort[name], features),
-        patients=cohort.patients(cohort.slides),
+        read=lambda name: read_features(cohort[name], features),
     )
 
 

@@ -92,9 +92,11 @@ class TeachingSet:
 
         A slide that `groups` does not know, such as a new image, borrows from all of them.
         """
+        among = self.among(target)
+        self.borrowed.update(among)  # also where the edges were found before
         return cached_graph(
             target,
-            {name: self.spots[name] for name in self.among(target)},
+            {name: self.spots[name] for name in among},
             lambda: self.search(target, k=self.graph_config.n_refer),
             config=self.graph_config,
             searched_in=f"{self.index.record.kind} {self.index.record.metric}",
