@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 
 from spahgc.errors import InstallationError
-from spahgc.store.index import library
+from spahgc.store.index import ReferenceIndex, library, pieces
 
 
 def installed(monkeypatch, *names):
@@ -34,3 +35,22 @@ def _no_faiss(name, *rest, real=__import__):
     if name == "faiss":
         raise ImportError("gone")
     return real(name, *rest)
+
+
+def test_candidates_from_a_device_give_the_same_answers(monkeypatch):
+    generator = np.random.default_rng(0)
+    vectors = {name: generator.normal(size=(40, 8)).astype(np.float32) for name in ("A1", "B1")}
+    alone = ReferenceIndex.of_vectors(vectors).search_slide("A1", k=5, exclude_slides=())
+    asked = []
+
+    def knn_gpu(resources, *arguments, **how):
+        asked.append(resources)
+        return pieces.faiss.knn(*arguments, **how)
+
+    monkeypatch.setattr(pieces, "n_gpus", lambda: 1)
+    monkeypatch.setattr(pieces, "_gpu_resources", lambda: "the device")
+    monkeypatch.setattr(pieces.faiss, "knn_gpu", knn_gpu)
+    device = ReferenceIndex.of_vectors(vectors).search_slide("A1", k=5, exclude_slides=())
+    assert asked == ["the device"]
+    assert np.array_equal(device.spot_SK, alone.spot_SK)
+    assert np.array_equal(device.distance_SK, alone.distance_SK)
