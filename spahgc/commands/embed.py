@@ -194,7 +194,8 @@ def say_embedded(report: EmbeddingReport, *, as_json: bool) -> None:
         return
     names = ", ".join(report.embeddings)
     for slide, n_spots in report.embedded.items():
-        click.echo(f"{slide}: {n_spots} spots embedded as {names}")
+        reader = report.readers[slide]
+        click.echo(f"{slide}: {n_spots} spots embedded as {names}; image read by {reader}")
         for embedding, n_padded in report.padded.get(slide, {}).items():
             click.echo(f"  {embedding}: {n_padded} patches reach over the image's border")
         for embedding, n_flat in report.flat.get(slide, {}).items():

@@ -33,6 +33,7 @@ from spahgc.ingest.shards import (
     load_once,
     open_once,
     padded_of,
+    reader_of,
     start_draft,
 )
 from spahgc.schema import Slide
@@ -54,6 +55,9 @@ class EmbeddingReport:
 
     embedded: dict[str, int] = dataclasses.field(default_factory=dict)
     """Spots embedded now, by slide."""
+
+    readers: dict[str, str] = dataclasses.field(default_factory=dict)
+    """What read the image of what was embedded now, by slide."""
 
     kept: tuple[str, ...] = ()
     """Slides that had all of the embeddings already."""
@@ -118,11 +122,12 @@ def embed_slides(
             wanted[slide.name] = drafts
     run: Run = embed_shards
     if cluster is not None and wanted:
-        run = partial(embed_on_dask, cluster, tell=tell or _hush)
+        run = partial(embed_on_dask, cluster, tell=tell or ignore)
     flat = _embed_and_commit(wanted, config, run, advance or ignore)
     return EmbeddingReport(
         embeddings=tuple(embedding_name(encoder, config, field) for field in config.fields),
         embedded={name: cohort[name].n_spots for name in wanted},
+        readers={name: reader_of(image_and_scale(cohort[name])[0]) for name in wanted},
         kept=tuple(name for name in names if name not in wanted and name not in left_out),
         left_out=left_out,
         padded={
@@ -242,10 +247,6 @@ def _lacking(slide: StoredSlide, encoder: Encoder, config: EmbeddingConfig) -> D
         path = Path(slide.entry.image or "")
         refuse_outside(path, slide.centers, size=size, side_px=field.side_um / scale)
     return {field: start_draft(slide, encoder, config, field) for field in fields}
-
-
-def _hush(_: str) -> None:
-    """Tell nobody."""
 
 
 def _refuse_sizes(encoder: Encoder, config: EmbeddingConfig) -> None:

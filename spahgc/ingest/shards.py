@@ -183,6 +183,7 @@ def _notes(slide: StoredSlide, encoder: Encoder, field: Field) -> dict[str, Any]
         "level_um_per_px": scale * level.downsample,
         "patch_um_per_px": patch.side_um / patch.side_px,
         "level": level.number,
+        "reader": reader_of(path).split(",")[0],
         "padded_rows": padded_P.tolist(),
         "padded_share": share_S[padded_P].round(4).tolist(),
     }
@@ -196,11 +197,18 @@ def padded_of(slide: StoredSlide, field: Field) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=1024)
+def reader_of(path: Path) -> str:
+    """Say which library reads an image, and through which file where it is not the image's own."""
+    with open_image(path) as image:
+        return image.reader
+
+
+@lru_cache(maxsize=1024)
 def _level(path: Path, wanted: float) -> Level:
     # not `open_once`, whose decoded image is still being cut while a shard is written
     with open_image(path) as image:
         return image.level_for(wanted)
 
 
-def ignore(_: int) -> None:
+def ignore(_: object) -> None:
     """Report to nobody."""

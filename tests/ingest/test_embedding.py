@@ -43,6 +43,7 @@ def test_slides_with_an_image_are_embedded_and_the_others_said(store):
     report = embed_slides(store.path, config=LITE0, advance=done.append)
     assert report.embedded == {"A1": 9}
     assert report.left_out == {"B1": "no full-resolution image"}
+    assert report.readers == {"A1": "pillow"}
     assert report.padded == {"A1": {"lite0": 5}}
     assert sum(done) == 9
     assert read(store).shape == (9, 1280)
