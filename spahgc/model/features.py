@@ -113,7 +113,8 @@ class Reducer:
                 f"spots have {features_SD.shape[1]} features, expected {len(self.mean_D)} as in "
                 "training: embed the slide with the encoder and fields of view of the run"
             )
-        return (features_SD - self.mean_D) @ self.components_PD.T
+        reduced_SP = (features_SD - self.mean_D) @ self.components_PD.T
+        return reduced_SP.astype(np.float32, copy=False)
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Give everything by name, to be stored; `read` takes it back."""
@@ -154,4 +155,5 @@ def mean_of_near(values_SP: NDArray[np.float32], near_SQ: NDArray[np.int64]) -> 
     for place in range(near_SQ.shape[1]):  # gathering all places at once takes Q times the memory
         total_SP += values_SP[near_SQ[:, place]] * exists_SQ[:, place, None]
     n_near_S1 = np.maximum(exists_SQ.sum(axis=1), 1)[:, None]
-    return (total_SP / n_near_S1).astype(np.float32)
+    mean_SP: NDArray[np.float32] = total_SP / n_near_S1.astype(np.float32)
+    return mean_SP
