@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,21 +38,23 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--leave-out", multiple=True, help="Slide not to use; may be given again."
             ),
             click.option(
-                "--embedding", default="lite0", show_default=True, help="Name of the embedding."
+                "--embedding",
+                "embeddings",
+                multiple=True,
+                help="Name of an embedding; again for further fields of view. By default those of "
+                "the preset.",
             ),
             click.option(
                 "--preset",
                 type=click.Choice(["default", "paper"]),
                 default="default",
                 show_default=True,
-                help="Both are the paper's model as yet.",
+                help="What predicts best, or the paper's model to the letter.",
             ),
             click.option(
                 "--epochs",
                 type=click.IntRange(min=1),
-                default=200,
-                show_default=True,
-                help="Most rounds over the training slides.",
+                help="Most rounds over the training slides; by default the preset's.",
             ),
             click.option(
                 "--ema",
@@ -106,16 +109,17 @@ def train(
     for name in (*test, *validation):
         _check_usable(cohort, usable, name)
     patients = cohort.patients(usable.names)
-    fold = make_fold(patients, test=test, validation=validation or None)
+    fold = config.divide(make_fold(patients, test=test, validation=validation or None))
     folder = out or _new_folder("train")
+    chooser = ", ".join(fold.validation) or "each of them in turn"
     click.echo(
-        f"training on {', '.join(fold.train)}; {', '.join(fold.validation)} chooses the epoch; "
+        f"training on {', '.join(fold.train)}; {chooser} chooses the epoch; "
         f"test: {', '.join(fold.test) or 'none'}",
         err=True,
     )
     plan = _plan(cohort, folds=[fold], configs=[config])
     with unfinished_folder(folder, plan=plan, resume=resume) as unfinished:
-        with progress_bar("training", config.training.max_epochs, unit="epochs") as advance:
+        with progress_bar("training", config.n_epochs, unit="epochs") as advance:
             run = train_fold(cohort, fold, config=config, advance=advance).run
         write_run(run, unfinished)
         plot_curve(unfinished / "curve.png", run.curve, best_epoch=run.record.best_epoch)
@@ -146,6 +150,13 @@ def train(
     help="Processes of a Dask cluster on this machine; 0 judges in this one.",
 )
 @click.option("--scheduler", help="Address of a running Dask scheduler, tcp://…")
+@click.option(
+    "--beside",
+    default="lite0",
+    show_default=True,
+    help="Embedding of the paper's model, and of further baselines, beside the default one.",
+)
+@click.option("--no-paper", is_flag=True, help="Do not judge the paper's model beside the default.")
 @training_options
 def evaluate(
     store: str,
@@ -154,8 +165,10 @@ def evaluate(
     n_seeds: int,
     workers: int,
     scheduler: str | None,
+    beside: str,
     out: Path | None,
     *,
+    no_paper: bool,
     resume: bool,
     as_json: bool,
     **how: Any,  # noqa: ANN401  see training_options
@@ -171,9 +184,12 @@ def evaluate(
     cohort, usable, config = _prepare(store, seed=seeds[0], **how)
     _say_left_out(usable)
     folds = read_folds(cohort.patients(usable.names), split=split)
-    tasks = plan_tasks(folds, models={MODEL: config}, seeds=seeds)
+    models = {MODEL: config}
+    if not no_paper and config.committee is not None:
+        models |= _paper(cohort, usable, config, embedding=beside)
+    tasks = plan_tasks(folds, models=models, seeds=seeds)
     folder = out or _new_folder("evaluate")
-    plan = _plan(cohort, folds=folds, configs=[config], seeds=seeds)
+    plan = _plan(cohort, folds=folds, configs=list(models.values()), seeds=seeds)
     with unfinished_folder(folder, plan=plan, resume=resume) as unfinished:
         report = EvaluationReport(folder=unfinished, cohort=cohort, split=split)
         results = _judge(cohort, tasks, unfinished / WORK, workers=workers, scheduler=scheduler)
@@ -186,6 +202,27 @@ def evaluate(
         click.echo((folder / "summary.json").read_text())
     else:
         report.show(console(), folder=folder)
+
+
+def _paper(
+    cohort: Cohort, usable: Usable, config: RunConfig, *, embedding: str
+) -> dict[str, RunConfig]:
+    """Describe the paper's model on the same panel, where every slide has its embedding."""
+    from spahgc.model.presets import PAPER
+    from spahgc.model.runs import PAPER_MODEL
+
+    lacking = [name for name in usable.names if embedding not in cohort[name].entry.encoders]
+    if lacking:
+        click.echo(
+            f"the paper's model is left out: {', '.join(lacking)} have no embedding {embedding!r}; "
+            "name one with --beside",
+            err=True,
+        )
+        return {}
+    features = replace(PAPER.features, embeddings=(embedding,))
+    training = replace(PAPER.training, device=config.training.device)
+    paper = replace(PAPER, features=features, panel_rule=config.panel_rule, training=training)
+    return {PAPER_MODEL: paper}
 
 
 def _judge(
@@ -230,23 +267,25 @@ def _prepare(
     *,
     genes: str,
     leave_out: tuple[str, ...],
-    embedding: str,
-    preset: str,  # noqa: ARG001  both are the paper's as yet
-    epochs: int,
+    embeddings: tuple[str, ...],
+    preset: str,
+    epochs: int | None,
     ema: float | None,
     seed: int,
     device: str,
 ) -> tuple[Cohort, Usable, RunConfig]:
     from spahgc.model.expression import PanelRule
-    from spahgc.model.runs import RunConfig
-    from spahgc.model.training import TrainingConfig
+    from spahgc.model.presets import PRESETS
     from spahgc.store.cohort import Usable, open_cohort
 
     PanelRule.parse(genes)
     cohort = open_cohort(store)
-    training = TrainingConfig(max_epochs=epochs, ema=ema, seed=seed, device=device)
-    config = RunConfig(embedding=embedding, panel_rule=genes, training=training)
-    usable = cohort.usable(embedding)
+    base = PRESETS[preset]
+    features = replace(base.features, embeddings=embeddings or base.features.embeddings)
+    max_epochs = epochs or base.training.max_epochs
+    training = replace(base.training, max_epochs=max_epochs, ema=ema, seed=seed, device=device)
+    config = replace(base, features=features, panel_rule=genes, training=training)
+    usable = cohort.usable(*features.embeddings)
     for name in leave_out:
         _check_usable(cohort, usable, name)
     asked = dict.fromkeys(leave_out, "was asked to be")
@@ -283,7 +322,8 @@ def _say_run(run: Run, folder: Path, *, caveat: str | None, as_json: bool) -> No
         return
     click.echo(
         f"run: {folder} (epoch {record.best_epoch} of {len(run.curve)}, "
-        f"mean PCC on {', '.join(record.validation)}: {record.validation_pcc:.3f}, "
+        f"mean PCC on {', '.join(record.validation) or 'training slides held out in turn'}: "
+        f"{record.validation_pcc:.3f}, "
         f"panel {record.panel_rule} {record.panel_digest})"
     )
     for slide, pcc in (tested or {}).items():

@@ -108,14 +108,18 @@ def _predict_images(
     from spahgc.model.prediction import predict_new
 
     record = predictor.run.record
-    config = config_like([record.encoder], weights=weights)
+    names = record.features["embeddings"]
+    config = config_like([record.encoders[name] for name in names], weights=weights)
     for image in images:
         slide = read_image_slide(image, microns_per_pixel=mpp, pitch_um=pitch_um)
         with progress_bar(f"embedding {slide.name}", len(slide.spots), unit="spots") as advance:
-            (embedding_SD,) = embed_image_slide(
-                slide, config, fingerprint_digests=[record.fingerprint], advance=advance
+            embeddings = embed_image_slide(
+                slide,
+                config,
+                fingerprint_digests=[record.fingerprints[name] for name in names],
+                advance=advance,
             )
-        yield predict_new(predictor, slide, embedding_SD)
+        yield predict_new(predictor, slide, embeddings)
 
 
 def _write(table: anndata.AnnData, places: list[Path]) -> None:

@@ -33,7 +33,10 @@ class Task:
     """What the model is called in tables, or `BASELINE_TASK`."""
 
     config: RunConfig
-    """How it is trained; of the baselines, which embedding and panel they get."""
+    """How it is trained; of the baselines, which features and panel they get."""
+
+    suffix: str = ""
+    """Added to the names of baselines that get other features than the first model."""
 
     @property
     def seed(self) -> int | None:
@@ -46,16 +49,20 @@ def plan_tasks(
 ) -> list[Task]:
     """List what is to be judged: on each fold every model with every seed, then the baselines.
 
-    The baselines get the embedding and panel of the first model.
+    The baselines get the panel and the features of the first model, and once more those of any
+    other model that sees something else; their names then tell what.
     """
     first = next(iter(models.values()))
+    seen = {config.features: config for config in models.values()}
     tasks = []
     for fold in folds:
         for method, config in models.items():
             tasks += [
                 Task(fold=fold, method=method, config=_seeded(config, seed)) for seed in seeds
             ]
-        tasks.append(Task(fold=fold, method=BASELINE_TASK, config=first))
+        for features, config in seen.items():
+            suffix = "" if features == first.features else f" · {'+'.join(features.embeddings)}"
+            tasks.append(Task(fold=fold, method=BASELINE_TASK, suffix=suffix, config=config))
     return tasks
 
 
@@ -97,7 +104,7 @@ def _judge_baselines(cohort: Cohort, task: Task) -> Judged:
     for spots in map(teaching.read, fold.test):
         test = table_of([spots], groups=teaching.groups, with_expression=False)
         results += [
-            _score(spots, predicted_SG, teaching, task, method=method)
+            _score(spots, predicted_SG, teaching, task, method=f"{method}{task.suffix}")
             for method, predicted_SG in predict_baselines(train, test).items()
         ]
     return _joined(results)

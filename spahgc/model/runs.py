@@ -33,6 +33,9 @@ from spahgc.store.splits import Fold
 MODEL: Final = "SpaHGC"
 """What the model is called beside the baselines."""
 
+PAPER_MODEL: Final = "SpaHGC, paper"
+"""What the paper's preset is called beside the default one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:

@@ -1,5 +1,6 @@
 """The slides of one store as one commit knows them."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,10 @@ from spahgc.store.commits import Commit, Store
 from spahgc.store.entries import SlideEntry
 from spahgc.store.opening import open_store
 from spahgc.store.slide import StoredSlide
+
+_FIELD = re.compile(
+    r"(?P<encoder>.+?)(-(?P<width>[0-9.]+)um)?(-[0-9]+px)?(-(?P<views>[0-9]+)views)?"
+)
 
 MOST_NAMED = 20
 """Slides that a message lists."""
@@ -61,9 +66,9 @@ class Cohort:
             self._opened[name] = StoredSlide(self.store, name, self.commit.slides[name])
         return self._opened[name]
 
-    def usable(self, embedding: str) -> Usable:
+    def usable(self, *embeddings: str) -> Usable:
         """Sort the slides into those that can be trained or tested on and those that cannot."""
-        reasons = {name: _why_not(slide, embedding) for name, slide in self.slides.items()}
+        reasons = {name: _why_not(slide, embeddings) for name, slide in self.slides.items()}
         return Usable(
             names=tuple(name for name, reason in reasons.items() if reason is None),
             left_out={name: reason for name, reason in reasons.items() if reason is not None},
@@ -144,13 +149,31 @@ def are_twins(one: SlideEntry, other: SlideEntry) -> bool:
     )
 
 
-def _why_not(slide: StoredSlide, embedding: str) -> str | None:
+def _why_not(slide: StoredSlide, embeddings: Iterable[str]) -> str | None:
     if not slide.has_expression:
         return "has no expression"
-    if embedding not in slide.entry.encoders:
-        return (
-            "has no full-resolution image"
-            if slide.entry.image is None
-            else f"is not embedded with {embedding}: run `spahgc embed --encoder {embedding}`"
-        )
-    return None
+    missing = [name for name in embeddings if name not in slide.entry.encoders]
+    if not missing:
+        return None
+    if slide.entry.image is None:
+        return "has no full-resolution image"
+    command = " ".join(["spahgc embed", *options_of(missing)])
+    return f"is not embedded as {', '.join(missing)}: run `{command}`"
+
+
+def options_of(embeddings: Iterable[str]) -> list[str]:
+    """Spell the options of `spahgc embed` that make embeddings of these names.
+
+    A name is an encoder's, or ``ENCODER-154um``, ``ENCODER-154um-8views``; names of the user's own
+    making are taken for encoders.
+    """
+    parts = [_FIELD.fullmatch(name) for name in embeddings]
+    found = [part for part in parts if part is not None]
+    encoders = sorted({part["encoder"] for part in found})
+    views = sorted({part["views"] for part in found if part["views"]})
+    widths = dict.fromkeys(part["width"] for part in found if part["width"])
+    return [
+        *(f"--encoder {encoder}" for encoder in encoders),
+        *(f"--patch-um {width}" for width in widths),
+        *(f"--views {n}" for n in views),
+    ]
