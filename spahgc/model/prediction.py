@@ -16,7 +16,7 @@ from spahgc.errors import MismatchError
 from spahgc.model.committee import Arrays, load_committee
 from spahgc.model.expression import GenePanel
 from spahgc.model.feature_index import open_feature_index
-from spahgc.model.features import features_of, read_features, side_by_side
+from spahgc.model.features import features_of, side_by_side
 from spahgc.model.fitted import Model
 from spahgc.model.graph import GraphConfig
 from spahgc.model.paper import load_paper
@@ -147,11 +147,13 @@ def predict_stored(predictor: Predictor, cohort: Cohort, name: str) -> anndata.A
             f"slide {name} taught this run, so predicting it would judge nothing; "
             f"it was tested on {', '.join(record.test) or 'no slide'}"
         )
+    features = predictor.teaching.features
+    embeddings = [slide.read_embedding(name) for name in features.embeddings]
     spots = SlideSpots(
         # among other references, a namesake is another slide
         name=f"{name} (to predict)" if predictor.borrows_elsewhere else name,
         spot_names=tuple(map(str, slide.spots.index)),
-        embedding_SD=read_features(slide, predictor.teaching.features),
+        embedding_SD=side_by_side(embeddings, features),
         centers_S2=slide.centers,
         near_SQ=nearest_others(slide.centers, N_NEAR),
     )
@@ -161,7 +163,8 @@ def predict_stored(predictor: Predictor, cohort: Cohort, name: str) -> anndata.A
         microns_per_pixel=slide.entry.microns_per_pixel,
         spot_diameter_um=slide.record["spot_diameter_um"] or slide.record["pitch_um"],
     )
-    return _predict(predictor.without_twins(slide.entry, spots.name), spots, origin)
+    blind = predictor.without_twins(slide.entry, spots.name)
+    return _predict(blind, spots, origin, looks_SD=embeddings[0])
 
 
 def predict_new(
@@ -181,16 +184,18 @@ def predict_new(
         microns_per_pixel=slide.microns_per_pixel,
         spot_diameter_um=slide.spot_diameter_um or slide.pitch_um,
     )
-    return _predict(predictor, spots, origin)
+    return _predict(predictor, spots, origin, looks_SD=embeddings[0])
 
 
-def _predict(predictor: Predictor, spots: SlideSpots, origin: Origin) -> anndata.AnnData:
+def _predict(
+    predictor: Predictor, spots: SlideSpots, origin: Origin, *, looks_SD: NDArray[np.float32]
+) -> anndata.AnnData:
     predicted_SG = predictor.predict(spots)
     return as_anndata(
         predicted_SG,
         predictor.run,
         origin,
         centers_S2=spots.centers_S2,
-        nearness_S=nearness_of(predictor.teaching, spots),
+        nearness_S=nearness_of(predictor.teaching, spots, np.asarray(looks_SD, np.float32)),
         references=predictor.teaching.among(spots),
     )

@@ -10,10 +10,12 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from torch_geometric.data import HeteroData
 
 from spahgc.model.expression import GenePanel, choose_panel, choose_wide
+from spahgc.model.feature_index import index_features
 from spahgc.model.features import FeatureConfig
 from spahgc.model.graph import GraphConfig
 from spahgc.model.graph_cache import cached_graph
@@ -58,7 +60,7 @@ class TeachingSet:
     """How many edges each node receives."""
 
     borrowed: set[str] = field(default_factory=set)
-    """Slides that the index was asked about; filled as it is asked, and kept with the run."""
+    """Slides that any slide was let borrow from; filled as it is asked, and kept with the run."""
 
     @cached_property
     def spots(self) -> dict[str, SlideSpots]:
@@ -105,13 +107,25 @@ class TeachingSet:
     def among(self, target: SlideSpots) -> list[str]:
         """Name the training slides that a slide may borrow from."""
         group = self.groups.get(target.name)
-        return [n for n in self.train if n != target.name and self.groups[n] != group]
+        among = [n for n in self.train if n != target.name and self.groups[n] != group]
+        self.borrowed.update(among)
+        return among
+
+    @cached_property
+    def looks(self) -> ReferenceIndex:
+        """The first embedding of the training slides as it was made, whatever a model sees."""
+        first = FeatureConfig(embeddings=self.features.embeddings[:1])
+        return index_features(self.cohort, self.train, first)
+
+    def read_looks(self, name: str) -> NDArray[np.float32]:
+        """Read the (S, D) first embedding of a slide of the store as it was made."""
+        return self.cohort[name].read_embedding(self.features.embeddings[0])
 
     def search(self, target: SlideSpots, *, k: int) -> Neighbors:
         """Find the ``k`` most similar spots on the slides that ``target`` may borrow from."""
-        among = self.among(target)
-        self.borrowed.update(among)
-        return self.index.search(target.embedding_SD, k=k, only_slides=among, asked_by=target.name)
+        return self.index.search(
+            target.embedding_SD, k=k, only_slides=self.among(target), asked_by=target.name
+        )
 
 
 def gather_teaching(

@@ -54,8 +54,11 @@ def find_trust(
         the training slides it may borrow from.
     """
     slides = {name: _spots_of(teaching, name) for name in held_out}
-    asking = {**teaching.spots, **slides}
-    nearness = {name: nearness_of(teaching, spots) for name, spots in asking.items()}
+    nearness = {
+        name: nearness_of(teaching, spots, teaching.read_looks(name))
+        for name, spots in {**teaching.spots, **slides}.items()
+        if teaching.among(spots)  # nobody to borrow from, nothing to be near to
+    }
     every = np.concatenate(list(nearness.values()))
     limit = np.quantile(every, FLAGGED_BELOW)
     return Trust(
@@ -68,15 +71,29 @@ def find_trust(
     )
 
 
-def nearness_of(teaching: TeachingSet, spots: SlideSpots) -> NDArray[np.float64]:
+def nearness_of(
+    teaching: TeachingSet, spots: SlideSpots, looks_SD: NDArray[np.float32]
+) -> NDArray[np.float64]:
     """Give the mean cosine similarity of each spot to its nearest references.
+
+    Parameters
+    ----------
+    teaching
+        What may be borrowed from.
+    spots
+        The slide.
+    looks_SD
+        (S, D) the first of the model's embeddings as it was made: standardised slide by slide, as
+        a model may like it, a foreign slide would look like any other.
 
     Returns
     -------
     NDArray[np.float64]
         (S,), -1 to 1; over the `N_NEAREST` most similar spots of the slides it may borrow from.
     """
-    found = teaching.search(spots, k=N_NEAREST)
+    found = teaching.looks.search(
+        looks_SD, k=N_NEAREST, only_slides=teaching.among(spots), asked_by=spots.name
+    )
     return np.nanmean(1 - found.distance_SK, axis=1)
 
 
