@@ -98,9 +98,11 @@ def train(
     **how: Any,  # noqa: ANN401  see training_options
 ) -> None:
     """Train on every slide that has an image and expression, but those kept for --test."""
+    from spahgc.model.checkpoints import Checkpoints
+    from spahgc.model.resuming import keep_checkpoints
     from spahgc.model.runs import train_fold
     from spahgc.report.pictures import plot_curve
-    from spahgc.store.run_folders import unfinished_folder
+    from spahgc.store.run_folders import WORK, unfinished_folder
     from spahgc.store.runs import write_run
     from spahgc.store.splits import make_fold
 
@@ -120,7 +122,8 @@ def train(
     plan = _plan(cohort, folds=[fold], configs=[config])
     with unfinished_folder(folder, plan=plan, resume=resume) as unfinished:
         with progress_bar("training", config.n_epochs, unit="epochs") as advance:
-            run = train_fold(cohort, fold, config=config, advance=advance).run
+            with keep_checkpoints(Checkpoints(folder=unfinished / WORK)):
+                run = train_fold(cohort, fold, config=config, advance=advance).run
         write_run(run, unfinished)
         plot_curve(unfinished / "curve.png", run.curve, best_epoch=run.record.best_epoch)
     _say_run(run, folder, caveat=fold.caveat, as_json=as_json)

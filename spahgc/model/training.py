@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spahgc.metrics import score_genes
+from spahgc.model.checkpoints import restore_optimizer
 from spahgc.model.fitted import Advance
 from spahgc.model.losses import LossWeights, expression_loss, total_loss
 from spahgc.model.masking import frozen_copy, mask_graph, update_average
 from spahgc.model.network import GraphTensors, NetworkConfig, NetworkShape, SpaHGC
+from spahgc.model.resuming import Attempt, begin_attempt
 from spahgc.torchvision_ops import declare_missing_operators
 
 declare_missing_operators()  # before Lightning, which imports torchvision
@@ -132,9 +134,17 @@ def train_network(
     advance = advance or _ignore
     with torch.random.fork_rng(), _quiet():
         torch.manual_seed(config.seed)
-        lesson = _Lesson(SpaHGC(network_config), config, advance)
-        validation = _Slides(held_out) if held_out else None
-        _trainer(config).fit(lesson, _Slides(samples, shuffle_seed=config.seed), validation)
+        slides = _Slides(samples, shuffle_seed=config.seed)
+        attempt = begin_attempt(
+            network_config, config, samples=(*samples, *held_out), order=slides.generator
+        )
+        lesson = _Lesson(SpaHGC(network_config), config, advance, attempt)
+        if attempt is None or not attempt.take_up(lesson):
+            advance(len(lesson.curve))
+            validation = _Slides(held_out) if held_out else None
+            _trainer(config).fit(lesson, slides, validation)
+        else:
+            advance(len(lesson.curve))
     advance(config.max_epochs - len(lesson.curve))
     best = lesson.best
     return TrainedNetwork(
@@ -159,7 +169,13 @@ def mean_pcc(measured_TG: NDArray[np.float32], predicted_TG: NDArray[np.float32]
 class _Lesson(lightning.LightningModule):
     """The masked contrastive training of DESIGN §4 as Lightning wants it."""
 
-    def __init__(self, network: SpaHGC, config: TrainingConfig, advance: Advance) -> None:
+    def __init__(
+        self,
+        network: SpaHGC,
+        config: TrainingConfig,
+        advance: Advance,
+        attempt: Attempt | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.other_encoder = frozen_copy(network.encoder)
@@ -167,24 +183,29 @@ class _Lesson(lightning.LightningModule):
         self.curve: list[dict[str, float]] = []
         self.best_weights: dict[str, Tensor] = {}
         self._advance = advance
-        self._masks = torch.Generator().manual_seed(config.seed)
+        self.masks = torch.Generator().manual_seed(config.seed)
+        self.memory: dict[str, Tensor] = {}
+        self._attempt = attempt
         self._train_losses: list[float] = []
         self._validation: list[tuple[float, float]] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Give AdamW over everything that learns."""
-        return torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             self.network.parameters(),
             lr=self.config.learning_rate,
             weight_decay=self.config.weight_decay,
             fused=True,
         )
+        if self.memory:
+            restore_optimizer(optimizer, self.memory)
+        return optimizer
 
     def training_step(self, sample: Sample, _: int) -> Tensor:
         """Predict from the first view, and compare the encoders' two views."""
         views = mask_graph(
             sample.graph,
-            generator=self._masks,
+            generator=self.masks,
             target_share=self.config.target_mask,
             reference_share=self.config.reference_mask,
         )
@@ -227,7 +248,11 @@ class _Lesson(lightning.LightningModule):
             state = self.network.state_dict()
             self.best_weights = {k: v.detach().cpu().clone() for k, v in state.items()}
         self._advance(1)
-        self.trainer.should_stop = len(self.curve) - self.best["epoch"] >= self.config.patience
+        is_done = len(self.curve) - self.best["epoch"] >= self.config.patience
+        is_done = is_done or len(self.curve) >= self.config.max_epochs
+        self.trainer.should_stop = is_done
+        if self._attempt is not None:
+            self._attempt.keep(self, self.trainer.optimizers[0], is_done=is_done)
 
     @property
     def best(self) -> dict[str, float]:
@@ -245,17 +270,16 @@ class _Slides:
 
     def __init__(self, samples: Sequence[Sample], *, shuffle_seed: int | None = None) -> None:
         self._samples = samples
-        self._generator = (
-            None if shuffle_seed is None else torch.Generator().manual_seed(shuffle_seed)
-        )
+        self.generator = torch.Generator().manual_seed(shuffle_seed or 0)
+        self._is_shuffled = shuffle_seed is not None
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def __iter__(self) -> Iterator[Sample]:
-        if self._generator is None:
+        if not self._is_shuffled:
             return iter(self._samples)
-        order = torch.randperm(len(self._samples), generator=self._generator).tolist()
+        order = torch.randperm(len(self._samples), generator=self.generator).tolist()
         return iter([self._samples[place] for place in order])
 
 

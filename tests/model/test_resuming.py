@@ -1,0 +1,112 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from spahgc.errors import DamagedStoreError
+from spahgc.model.checkpoints import Checkpoint, Checkpoints
+from spahgc.model.resuming import Attempt, keep_checkpoints
+from spahgc.model.runs import train_fold
+from tests.model.conftest import RUN_CONFIG, fold_of, weights_of
+
+CONFIG = replace(RUN_CONFIG, training=replace(RUN_CONFIG.training, max_epochs=6, ema=0.9))
+
+
+@pytest.fixture(scope="module")
+def whole(grown):
+    return train_fold(grown, fold_of(grown), config=CONFIG).run
+
+
+def stop_after(monkeypatch, n_epochs):
+    """Interrupt training when so many epochs are kept."""
+    keep = Attempt.keep
+
+    def keep_and_stop(self, lesson, optimizer, **how):
+        keep(self, lesson, optimizer, **how)
+        if len(lesson.curve) == n_epochs:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Attempt, "keep", keep_and_stop)
+
+
+@pytest.mark.parametrize("every", [1, 2, 4])
+def test_an_interrupted_training_goes_on_to_the_same_result(
+    grown, whole, tmp_path, monkeypatch, every
+):
+    checkpoints = Checkpoints(folder=tmp_path, every=every)
+    with keep_checkpoints(checkpoints):
+        with monkeypatch.context() as patch:
+            stop_after(patch, 5)
+            # Lightning turns Ctrl-C into an exit of its own
+            with pytest.raises((KeyboardInterrupt, SystemExit)):
+                train_fold(grown, fold_of(grown), config=CONFIG)
+        assert len(list(tmp_path.glob("*.safetensors"))) == 1
+        again = train_fold(grown, fold_of(grown), config=CONFIG).run
+    pd.testing.assert_frame_equal(again.curve, whole.curve, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(weights_of(again), weights_of(whole), rtol=0, atol=1e-6)
+    assert again.record.best_epoch == whole.record.best_epoch
+
+
+def test_a_finished_training_is_not_done_again(grown, whole, tmp_path, monkeypatch):
+    with keep_checkpoints(Checkpoints(folder=tmp_path)):
+        train_fold(grown, fold_of(grown), config=CONFIG)
+        monkeypatch.setattr(torch.optim.AdamW, "step", None)
+        again = train_fold(grown, fold_of(grown), config=CONFIG).run
+    np.testing.assert_allclose(weights_of(again), weights_of(whole), rtol=0, atol=1e-6)
+
+
+def test_another_training_does_not_go_on_from_it(grown, tmp_path):
+    with keep_checkpoints(Checkpoints(folder=tmp_path)):
+        for seed in (1, 2):
+            config = replace(CONFIG, training=replace(CONFIG.training, seed=seed, max_epochs=1))
+            train_fold(grown, fold_of(grown), config=config)
+        train_fold(grown, fold_of(grown, test="A1"), config=config)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3
+
+
+def test_nobody_keeps_anything_unasked(grown, whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = replace(CONFIG, training=replace(CONFIG.training, max_epochs=1))
+    train_fold(grown, fold_of(grown), config=config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path):
+    checkpoints = Checkpoints(folder=tmp_path)
+    checkpoints.write("one", Checkpoint(tensors={"a": torch.ones(3)}, numbers={"b": 1}))
+    assert checkpoints.read("one").numbers == {"b": 1}
+    assert checkpoints.read("other") is None
+    (tmp_path / "one.safetensors").write_bytes(b"half")
+    with pytest.raises(DamagedStoreError, match="damaged checkpoint") as caught:
+        checkpoints.read("one")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_killed_command_is_resumed_to_the_same_weights(grown, tmp_path):
+    def command(out, *more):
+        return [
+            *(sys.executable, "-m", "spahgc.cli", "train", "--store", grown.where),
+            *("--preset", "paper", "--embedding", "tiny", "--genes", "heg:6", "--epochs", "25"),
+            *("--test", "B2", "--out", str(tmp_path / out), *more),
+        ]
+
+    subprocess.run(command("whole"), check=True, env={**os.environ})
+    killed = subprocess.Popen(command("killed"))
+    work = tmp_path / ".killed.unfinished/work"
+    while killed.poll() is None and not any(work.glob("*.safetensors")):
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed").exists()
+    subprocess.run(command("killed", "--resume"), check=True, env={**os.environ})
+    one, other = ((tmp_path / name / "curve.csv").read_text() for name in ("whole", "killed"))
+    assert one == other
+    assert not work.exists()
