@@ -121,9 +121,11 @@ def train(
     )
     plan = _plan(cohort, folds=[fold], configs=[config])
     with unfinished_folder(folder, plan=plan, resume=resume) as unfinished:
-        with progress_bar("training", config.n_epochs, unit="epochs") as advance:
-            with keep_checkpoints(Checkpoints(folder=unfinished / WORK)):
-                run = train_fold(cohort, fold, config=config, advance=advance).run
+        with (
+            progress_bar("training", config.n_epochs, unit="epochs") as advance,
+            keep_checkpoints(Checkpoints(folder=unfinished / WORK)),
+        ):
+            run = train_fold(cohort, fold, config=config, advance=advance).run
         write_run(run, unfinished)
         plot_curve(unfinished / "curve.png", run.curve, best_epoch=run.record.best_epoch)
     _say_run(run, folder, caveat=fold.caveat, as_json=as_json)

@@ -8,7 +8,7 @@ S spots, G genes
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Final, Literal
 
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from spahgc.errors import MismatchError
 from spahgc.metrics import score_genes
+from spahgc.model.committee import PROGRAMMES, REDUCER
+from spahgc.model.committee_fitting import CommitteeConfig, fit_basis
 from spahgc.model.copies import find_copies
 from spahgc.model.prediction import Predictor, open_predictor
 from spahgc.model.spots import SlideSpots, expression_of
@@ -137,6 +139,46 @@ def _check_panel(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
+def _check_statistics(evidence: Evidence) -> Iterator[Finding]:
+    """Fit again what features and expression are scaled and reduced by."""
+    record = evidence.run.record
+    if record.committee is None:
+        text = "nothing is scaled or reduced by any slide but the one it belongs to"
+        yield Finding(check="statistics", verdict="clean", text=text)
+        return
+    teachers = list(evidence.predictor.teaching.spots.values())
+    if _differs(evidence, teachers) is None:
+        text = f"means of features and expression are those of {', '.join(record.train)} alone"
+        yield Finding(check="statistics", verdict="clean", text=text)
+        return
+    with_test = _differs(evidence, [*teachers, *evidence.test.values()])
+    how = "not reproducible" if with_test else "fitted with the test slides"
+    yield Finding(
+        check="statistics",
+        verdict="leak",
+        text=f"the scaling is {how}: {_differs(evidence, teachers)} is not that of the training "
+        "slides",
+    )
+
+
+def _differs(evidence: Evidence, slides: Sequence[SlideSpots]) -> str | None:
+    """Name a statistic that is not what these slides give, None where all are."""
+    record, weights = evidence.run.record, evidence.run.weights
+    known = {field.name for field in fields(CommitteeConfig)}
+    settings = {name: value for name, value in (record.committee or {}).items() if name in known}
+    basis = fit_basis(slides, CommitteeConfig(**settings), seed=record.training["seed"])
+    again = {
+        f"{REDUCER}mean": basis.reducer.arrays()["mean"],
+        f"{PROGRAMMES}mean": basis.programmes.arrays()["mean"],
+    }
+    for name, values in again.items():
+        stored = weights[name]
+        scale = float(np.abs(values).max()) or 1.0
+        if stored.shape != values.shape or np.abs(stored - values).max() > TOLERANCE * scale:
+            return name
+    return None
+
+
 def _check_index(evidence: Evidence) -> Iterator[Finding]:
     record = evidence.run.record
     strangers = sorted(set(record.references) - set(record.train))
@@ -244,6 +286,7 @@ def _check_patients(evidence: Evidence) -> Iterator[Finding]:
 CHECKS: Final[Sequence[Callable[[Evidence], Iterator[Finding]]]] = (
     _check_parts,
     _check_panel,
+    _check_statistics,
     _check_index,
     _check_scores,
     _check_checkpoint,

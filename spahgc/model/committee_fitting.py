@@ -185,6 +185,21 @@ def _parts(teaching: TeachingSet, *, n_parts: int) -> list[list[str]]:
     return [[teaching.train[place] for place in held_out] for _, held_out in folds]
 
 
+def fit_basis(slides: Sequence[SlideSpots], config: CommitteeConfig, *, seed: int) -> Basis:
+    """Find what features and expression are reduced to, on these slides alone."""
+    return Basis(
+        reducer=fit_reducer(
+            [spots.embedding_SD for spots in slides], n_components=config.n_components, seed=seed
+        ),
+        programmes=fit_programmes(
+            [wide_of(spots) for spots in slides],
+            [expression_of(spots) for spots in slides],
+            n_programmes=config.n_programmes,
+            seed=seed,
+        ),
+    )
+
+
 def _fit_members(
     teaching: TeachingSet,
     outside: Mapping[str, SlideSpots],
@@ -195,19 +210,7 @@ def _fit_members(
 ) -> Members:
     """Fit every member on the training slides; those ``outside`` choose the networks' epoch."""
     slides = list(teaching.spots.values())
-    basis = Basis(
-        reducer=fit_reducer(
-            [spots.embedding_SD for spots in slides],
-            n_components=config.n_components,
-            seed=training.seed,
-        ),
-        programmes=fit_programmes(
-            [wide_of(spots) for spots in slides],
-            [expression_of(spots) for spots in slides],
-            n_programmes=config.n_programmes,
-            seed=training.seed,
-        ),
-    )
+    basis = fit_basis(slides, config, seed=training.seed)
     references = {name: basis.reduce(spots) for name, spots in teaching.spots.items()}
     ridges = fit_kernel_ridge(
         np.concatenate([with_neighbours(spots) for spots in references.values()]),

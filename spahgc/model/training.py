@@ -139,12 +139,12 @@ def train_network(
             network_config, config, samples=(*samples, *held_out), order=slides.generator
         )
         lesson = _Lesson(SpaHGC(network_config), config, advance, attempt)
-        if attempt is None or not attempt.take_up(lesson):
+        is_done = attempt is not None and attempt.take_up(lesson)
+        if lesson.curve:
             advance(len(lesson.curve))
+        if not is_done:
             validation = _Slides(held_out) if held_out else None
             _trainer(config).fit(lesson, slides, validation)
-        else:
-            advance(len(lesson.curve))
     advance(config.max_epochs - len(lesson.curve))
     best = lesson.best
     return TrainedNetwork(

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from spahgc.errors import MismatchError
-from spahgc.model import runs, teaching
+from spahgc.model import committee_fitting, runs, teaching
 from spahgc.model.audit import CHECKS, audit_run
+from spahgc.model.committee_fitting import CommitteeConfig
 from spahgc.model.copies import find_copies
 from spahgc.model.prediction import open_predictor
 from spahgc.model.runs import MODEL, score_slide, train_fold
@@ -90,6 +91,32 @@ def test_a_panel_chosen_with_the_test_slide_is_named(odd, monkeypatch):
     assert leaks_of(clean, odd) == {}
     forged = lie(clean, panel=tuple(reversed(clean.record.panel)))
     assert "not reproducible" in leaks_of(forged, odd)["panel"]
+
+
+@pytest.fixture(scope="module")
+def committee(odd):
+    config = replace(
+        RUN_CONFIG, committee=CommitteeConfig(n_components=4, n_programmes=2, n_networks=0)
+    )
+    return config, train_fold(odd, fold_of(odd), config=config).run
+
+
+def test_an_honest_committee_is_clean(odd, committee):
+    assert leaks_of(committee[1], odd) == {}
+
+
+def test_a_scaler_fitted_with_the_test_slide_is_named(odd, committee, monkeypatch):
+    config, _ = committee
+    honest = committee_fitting.fit_basis
+    outsider = open_predictor(committee[1], odd).teaching.read("B2")
+    monkeypatch.setattr(
+        committee_fitting,
+        "fit_basis",
+        lambda slides, settings, **how: honest([*slides, outsider], settings, **how),
+    )
+    leaky = train_fold(odd, fold_of(odd), config=config).run
+    monkeypatch.undo()
+    assert "fitted with the test slides" in leaks_of(leaky, odd)["statistics"]
 
 
 def test_an_epoch_chosen_by_the_test_slide_is_named(odd, careless):

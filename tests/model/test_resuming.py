@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from spahgc.errors import DamagedStoreError
+from spahgc.model import training
 from spahgc.model.checkpoints import Checkpoint, Checkpoints
 from spahgc.model.resuming import Attempt, keep_checkpoints
 from spahgc.model.runs import train_fold
@@ -57,7 +58,7 @@ def test_an_interrupted_training_goes_on_to_the_same_result(
 def test_a_finished_training_is_not_done_again(grown, whole, tmp_path, monkeypatch):
     with keep_checkpoints(Checkpoints(folder=tmp_path)):
         train_fold(grown, fold_of(grown), config=CONFIG)
-        monkeypatch.setattr(torch.optim.AdamW, "step", None)
+        monkeypatch.setattr(training, "_trainer", None)
         again = train_fold(grown, fold_of(grown), config=CONFIG).run
     np.testing.assert_allclose(weights_of(again), weights_of(whole), rtol=0, atol=1e-6)
 
