@@ -23,7 +23,7 @@ from spahgc.model.committee_fitting import CommitteeConfig, fit_basis
 from spahgc.model.copies import find_copies
 from spahgc.model.prediction import Predictor, open_predictor
 from spahgc.model.spots import SlideSpots, expression_of
-from spahgc.model.teaching import choose_genes
+from spahgc.model.teaching import choose_genes, choose_programme_genes
 from spahgc.model.training import mean_pcc
 from spahgc.store.cohort import Cohort
 from spahgc.store.runs import Run
@@ -123,6 +123,9 @@ def _check_parts(evidence: Evidence) -> Iterator[Finding]:
 def _check_panel(evidence: Evidence) -> Iterator[Finding]:
     record, cohort = evidence.run.record, evidence.cohort
     known = (*record.train, *record.validation)
+    if record.wide and choose_programme_genes(cohort, known).genes != record.wide:
+        text = "the genes of programmes are not those that the training slides give"
+        yield Finding(check="panel", verdict="leak", text=text)
     again = choose_genes(cohort, known, rule=record.panel_rule)
     if again.genes == record.panel:
         text = f"{record.panel_rule} chosen again without the test slides gives {again.digest}"

@@ -148,7 +148,7 @@ def gather_teaching(
     MismatchError
         If the training slides share too few genes for ``panel_rule``.
     """
-    counts, genes = _read_known(cohort, (*fold.train, *fold.validation))
+    counts, genes = read_known(cohort, (*fold.train, *fold.validation))
     return TeachingSet(
         cohort=cohort,
         index=index,
@@ -163,11 +163,16 @@ def gather_teaching(
 
 def choose_genes(cohort: Cohort, names: Sequence[str], *, rule: str) -> GenePanel:
     """Choose a panel on the counts of some slides; see `spahgc.model.expression.choose_panel`."""
-    counts, genes = _read_known(cohort, names)
+    counts, genes = read_known(cohort, names)
     return choose_panel(counts, genes, rule=rule)
 
 
-def _read_known(cohort: Cohort, names: Sequence[str]) -> tuple[dict[str, csr_matrix], list[str]]:
+def choose_programme_genes(cohort: Cohort, names: Sequence[str]) -> GenePanel:
+    """Choose the genes that programmes are made of on the counts of some slides."""
+    return choose_wide(*read_known(cohort, names))
+
+
+def read_known(cohort: Cohort, names: Sequence[str]) -> tuple[dict[str, csr_matrix], list[str]]:
     """Read the counts of the genes that all slides in ``names`` list, and those genes."""
     genes = cohort.shared_genes(names)
     counts = {}
