@@ -126,6 +126,21 @@ def test_anndata_reads_it():
     assert table.obsm["lite0"].shape == (4, 2)
 
 
+SPELLED = {"lite0": "<embedding>", "A1": "<slide>", "hires": "{hires,lowres}", "label": "<label>"}
+
+
+def test_the_page_on_the_format_names_every_array_of_it():
+    page = (Path(__file__).parents[2] / "docs" / "store-format.md").read_text(encoding="utf-8")
+    group = json.loads((WRITTEN / "tables" / "A1" / "zarr.json").read_bytes())
+    members = group["consolidated_metadata"]["metadata"]
+    arrays = [key for key, member in members.items() if member["node_type"] == "array"]
+    assert len(arrays) > 15
+    for key in arrays:
+        parts = [SPELLED.get(part, part) for part in key.split("/")]
+        spelled = "/".join(parts).replace("_hires_", "_{hires,lowres}_")
+        assert f"`{spelled}`" in page, key
+
+
 def test_todays_writer_goes_on_with_it(copy):
     store = open_store(copy)
     assert add_slide(store, build_slide("C1")) == "added"
