@@ -252,6 +252,7 @@ class Store:
         StoreError
             If it is one.
         """
+        self.location.refuse_reading_only()
         if not self._is_safe:
             raise StoreError(
                 f"{self.where}: this place lets a second writer overwrite the first one's commit "

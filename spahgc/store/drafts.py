@@ -78,6 +78,7 @@ class EmbeddingDraft:
         self.digest = digest_fingerprint(fingerprint)
         self._check_free()
         self._location = slide.store.location
+        self._location.refuse_reading_only()
         self._notes = dict(notes or {})
         self._dtype = np.float16 if is_half else np.float32
         self._record: dict[str, Any] = {

@@ -7,9 +7,12 @@ import zarr
 from obstore.store import HTTPStore
 from zarr.storage import ObjectStore
 
+from spahgc.errors import StoreError
+from spahgc.store.care import collect_garbage
 from spahgc.store.cohort import open_cohort
 from spahgc.store.copying import copy_store, open_source
-from spahgc.store.opening import create_store
+from spahgc.store.editing import remove_slide
+from spahgc.store.opening import create_store, open_store
 from spahgc.store.packing import pack_store
 from spahgc.store.staging import add_slide
 from tests.conftest import build_slide, embed_slide
@@ -59,6 +62,22 @@ def test_opening_a_store_costs_no_more_requests_for_more_slides(tmp_path):
                 _ = open_cohort(f"{counted.url}/data.zarr")["A0"].n_spots
                 counts.append(len(counted.requests))
     assert counts[1] <= counts[0]
+
+
+@pytest.mark.parametrize("name", ["data.zarr", "data.zip"])
+def test_what_can_only_be_read_is_not_written(folder, name):
+    with serve_folder(folder) as server:
+        place = f"{server.url}/{name}"
+        slide = build_slide("B1")
+        for write in (
+            lambda: add_slide(open_store(place), slide),
+            lambda: embed_slide(place, "A1"),
+            lambda: remove_slide(open_store(place), "A1"),
+            lambda: collect_garbage(place),
+            lambda: copy_store(open_source(folder / "data.zarr"), place),
+        ):
+            with pytest.raises(StoreError, match=f"{name} can only be read; `spahgc store copy`"):
+                write()
 
 
 def test_a_slide_has_few_files(folder):

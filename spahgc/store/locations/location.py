@@ -60,6 +60,17 @@ class Location(ABC):
         """Give the path of a key in a local folder, links in it refused."""
         raise StoreError(f"{self.where} is no folder of this machine, so {key} has no path")
 
+    def refuse_reading_only(self) -> None:
+        """Refuse a place that can only be read, before any work is done for it.
+
+        Raises
+        ------
+        StoreError
+            If it is one.
+        """
+        if not self.is_writable:
+            raise self._read_only()
+
     @abstractmethod
     def exists(self) -> bool:
         """Whether there is anything here."""

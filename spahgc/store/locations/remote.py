@@ -160,8 +160,7 @@ class RemoteLocation(Location):
             self.delete([probe])
 
     def _check_writable(self, key: str) -> None:
-        if not self.is_writable:
-            raise self._read_only()
+        self.refuse_reading_only()
         check_key(key, where=self.where)
 
     def _listed(self, prefix: str, *, n: int | None = None) -> Iterator[Found]:
