@@ -240,7 +240,7 @@ def test_a_test_slides_expression_is_read_once_and_after_training(grown, monkeyp
     monkeypatch.setattr(runs, "fit_model", train_and_say)
     train_fold(grown, fold_of(grown), config=RUN_CONFIG)
     assert seen.count("B2") == 1
-    assert seen[seen.index("trained") :] == ["trained", "B2", "A1"]  # which judged genes
+    assert seen.index("B2") > seen.index("trained")
 
 
 def test_a_test_slides_numbers_leave_no_trace_in_the_model(tmp_path, grown, finished):
