@@ -34,8 +34,8 @@ def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--patch-um",
                 type=click.FloatRange(min=0, min_open=True),
                 multiple=True,
-                help="Width of a patch on the tissue, in µm (112 by default); give it again for "
-                "further fields of view, one embedding each.",
+                help="Width of a patch on the tissue, in µm; again for further fields of view, one "
+                "embedding each. By default 77, 154, 308 and 616.",
             ),
             click.option(
                 "--patch-px",

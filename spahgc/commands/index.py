@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from spahgc.store.cohort import Cohort
     from spahgc.store.index import IndexRecord
 
-DEFAULT = "lite0"
-"""Embedding of the default encoder."""
+PREFERRED = ("lite0-154um", "lite0")
+"""Indexes over what a spot alone looks like: those first where none is named."""
 
 
 def _embedding_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,7 +26,7 @@ def _embedding_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "--encoder",
         "--embedding",
         "embedding",
-        help="Name of the embedding; lite0 where neither it nor --name is given.",
+        help="Name of the embedding; every one of the store where none is named.",
     )(command)
 
 
@@ -81,11 +81,12 @@ def index_build(
     from spahgc.store.index import build_index
 
     cohort = open_cohort(store)
-    embedding = embedding or DEFAULT
-    name = name or embedding
-    with spinner(f"indexing {name}"):
-        built = build_index(cohort, embedding=embedding, name=name, slides=slides or None, **how)
-    _say_index(cohort, name, built.record, as_json=as_json)
+    for wanted in [embedding] if embedding else _embeddings(cohort):
+        with spinner(f"indexing {name or wanted}"):
+            built = build_index(
+                cohort, embedding=wanted, name=name or wanted, slides=slides or None, **how
+            )
+        _say_index(cohort, name or wanted, built.record, as_json=as_json)
 
 
 @index.command("info")
@@ -146,7 +147,7 @@ def index_search(
     from spahgc.store.index import open_index
 
     cohort = open_cohort(store)
-    opened = open_index(cohort, name=name or embedding or DEFAULT, embedding=embedding)
+    opened = open_index(cohort, name=name or embedding or _only(cohort), embedding=embedding)
     found, rule = find_spot(cohort, opened, slide=slide, spot=spot, **rules)
     if as_json:
         click.echo(json.dumps([neighbour._asdict() for neighbour in found], indent=1))
@@ -173,8 +174,9 @@ def index_recall(
     from spahgc.store.cohort import open_cohort
     from spahgc.store.index import measure_recall, open_index
 
-    name = name or embedding or DEFAULT
-    opened = open_index(open_cohort(store), name=name, embedding=embedding)
+    cohort = open_cohort(store)
+    name = name or embedding or _only(cohort)
+    opened = open_index(cohort, name=name, embedding=embedding)
     with spinner(f"searching {name} and everything"):
         measured = measure_recall(opened, n_queries=queries)
     if as_json:
@@ -198,7 +200,8 @@ def index_remove(
     from spahgc.store.cohort import open_cohort
     from spahgc.store.index import remove_index, remove_slides
 
-    cohort, name = open_cohort(store), name or embedding or DEFAULT
+    cohort = open_cohort(store)
+    name = name or embedding or _only(cohort)
     if slides:
         record = remove_slides(cohort, name, slides)
         _say_index(cohort, name, record, as_json=False)
@@ -223,3 +226,28 @@ def _say_index(cohort: Cohort, name: str, record: IndexRecord, *, as_json: bool)
             f"{record.recall['n_queries']:g} queries; "
             + ", ".join(f"{key} {value}" for key, value in record.settings.items())
         )
+
+
+def _embeddings(cohort: Cohort) -> list[str]:
+    """Name every embedding of the store, or say how to make one."""
+    from spahgc.errors import MissingError
+
+    names = {name for entry in cohort.commit.slides.values() for name in entry.encoders}
+    if not names:
+        raise MissingError(
+            f"no slide in {cohort.where} has an embedding; "
+            f"run `spahgc embed --store {cohort.where}`"
+        )
+    return sorted(names)
+
+
+def _only(cohort: Cohort) -> str:
+    """Name the index that is meant where none is named: a spot's own field, or the only one."""
+    from spahgc.errors import MissingError
+
+    names = sorted(cohort.commit.indexes)
+    if not names:
+        raise MissingError(
+            f"{cohort.where} has no index; run `spahgc index build --store {cohort.where}`"
+        )
+    return next((name for name in PREFERRED if name in names), names[0])

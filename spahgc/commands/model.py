@@ -57,6 +57,11 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Most rounds over the training slides; by default the preset's.",
             ),
             click.option(
+                "--networks",
+                type=click.IntRange(min=0),
+                help="Graph networks beside the kernel ridge of the default preset; 0 by default.",
+            ),
+            click.option(
                 "--ema",
                 type=click.FloatRange(min=0, max=1),
                 help="Let the second encoder be a moving average with this decay.",
@@ -113,10 +118,11 @@ def train(
     patients = cohort.patients(usable.names)
     fold = config.divide(make_fold(patients, test=test, validation=validation or None))
     folder = out or _new_folder("train")
-    chooser = ", ".join(fold.validation) or "each of them in turn"
+    chooser = ", ".join(fold.validation)
     click.echo(
-        f"training on {', '.join(fold.train)}; {chooser} chooses the epoch; "
-        f"test: {', '.join(fold.test) or 'none'}",
+        f"training on {', '.join(fold.train)}; "
+        + (f"{chooser} chooses the epoch; " if chooser else "each is held out in turn; ")
+        + f"test: {', '.join(fold.test) or 'none'}",
         err=True,
     )
     plan = _plan(cohort, folds=[fold], configs=[config])
@@ -127,7 +133,8 @@ def train(
         ):
             run = train_fold(cohort, fold, config=config, advance=advance).run
         write_run(run, unfinished)
-        plot_curve(unfinished / "curve.png", run.curve, best_epoch=run.record.best_epoch)
+        if len(run.curve):
+            plot_curve(unfinished / "curve.png", run.curve, best_epoch=run.record.best_epoch)
     _say_run(run, folder, caveat=fold.caveat, as_json=as_json)
 
 
@@ -157,7 +164,7 @@ def train(
 @click.option("--scheduler", help="Address of a running Dask scheduler, tcp://…")
 @click.option(
     "--beside",
-    default="lite0",
+    default="lite0-154um",
     show_default=True,
     help="Embedding of the paper's model, and of further baselines, beside the default one.",
 )
@@ -275,6 +282,7 @@ def _prepare(
     embeddings: tuple[str, ...],
     preset: str,
     epochs: int | None,
+    networks: int | None,
     ema: float | None,
     seed: int,
     device: str,
@@ -290,6 +298,10 @@ def _prepare(
     max_epochs = epochs or base.training.max_epochs
     training = replace(base.training, max_epochs=max_epochs, ema=ema, seed=seed, device=device)
     config = replace(base, features=features, panel_rule=genes, training=training)
+    if networks is not None:
+        if config.committee is None:
+            raise click.UsageError("--networks is for the default preset; the paper's is one")
+        config = replace(config, committee=replace(config.committee, n_networks=networks))
     usable = cohort.usable(*features.embeddings)
     for name in leave_out:
         _check_usable(cohort, usable, name)
@@ -325,8 +337,9 @@ def _say_run(run: Run, folder: Path, *, caveat: str | None, as_json: bool) -> No
 
         click.echo(json.dumps({"run": str(folder), "test_pcc": tested, **asdict(record)}, indent=1))
         return
+    epoch = f"epoch {record.best_epoch} of {len(run.curve)}, " if len(run.curve) else ""
     click.echo(
-        f"run: {folder} (epoch {record.best_epoch} of {len(run.curve)}, "
+        f"run: {folder} ({epoch}"
         f"mean PCC on {', '.join(record.validation) or 'training slides held out in turn'}: "
         f"{record.validation_pcc:.3f}, "
         f"panel {record.panel_rule} {record.panel_digest})"

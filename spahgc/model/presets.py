@@ -13,10 +13,10 @@ from spahgc.model.training import TrainingConfig
 FIELDS_UM: Final = (77, 154, 308, 616)
 """Fields of view of the default model, in µm: a few cells, a spot, its neighbours, the tissue."""
 
-EMBEDDINGS: Final = tuple(f"lite0-{width}um-8views" for width in FIELDS_UM)
-"""Names under which `spahgc embed --patch-um 77 --patch-um 154 … --views 8` stores them."""
+EMBEDDINGS: Final = tuple(f"lite0-{width}um" for width in FIELDS_UM)
+"""Names under which `spahgc ingest` and `spahgc embed` store them."""
 
-PAPER: Final = RunConfig()
+PAPER: Final = RunConfig(features=FeatureConfig(embeddings=("lite0-154um",)))
 
 DEFAULT: Final = RunConfig(
     features=FeatureConfig(embeddings=EMBEDDINGS, signed_root=True, standardise=True),
@@ -31,7 +31,7 @@ DEFAULT: Final = RunConfig(
         reference_mask=0.1,
         losses=LossWeights(target=0, reference=0),
     ),
-    committee=CommitteeConfig(),
+    committee=CommitteeConfig(n_networks=0),
 )
 
 PRESETS: Final = {"paper": PAPER, "default": DEFAULT}
