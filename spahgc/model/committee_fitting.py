@@ -12,6 +12,7 @@ References: Breiman, Stacked regressions, Machine Learning 1996, doi:10.1007/BF0
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,9 @@ from spahgc.model.programmes import fit_programmes
 from spahgc.model.spots import SlideSpots, expression_of, wide_of
 from spahgc.model.teaching import TeachingSet
 from spahgc.model.training import Sample, TrainedNetwork, TrainingConfig, mean_pcc, train_network
+
+CURVE_COLUMNS: Final = ("epoch", "train_loss", "validation_loss", "validation_pcc")
+"""Of a learning curve, which has no row where no network was trained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +155,7 @@ def fit_committee(
         network=asdict(members.trained[0].network) if members.trained else {},
         curve=pd.concat(curves).groupby("epoch", as_index=False).mean()
         if curves
-        else pd.DataFrame(),
+        else pd.DataFrame(columns=list(CURVE_COLUMNS)),
         best_epoch=settled.n_epochs,
         held_out=held,
         validation_pcc=float(

@@ -160,7 +160,9 @@ class EvaluationReport:
         place = f"folds/{name}/{_slug(method)}-seed{run.record.training['seed']}"
         (self.folder / place).mkdir(parents=True)
         write_run(run, self.folder / place)
-        plot_curve(self.folder / place / "curve.png", run.curve, best_epoch=run.record.best_epoch)
+        if len(run.curve):
+            best_epoch = run.record.best_epoch
+            plot_curve(self.folder / place / "curve.png", run.curve, best_epoch=best_epoch)
         self.runs[place] = run
 
     def _is_drawn(self, slide: str) -> bool:
