@@ -72,14 +72,46 @@ def test_help_and_reading_a_store_do_not_import_torch(module):
 def test_the_three_commands_of_the_readme_work_as_typed(in_lab):
     result = spahgc("train", "--store", "data.zarr", "--genes", "hvg:20", "--epochs", "2")
     assert result.exit_code == 0, result.output
-    assert "chooses the epoch" in result.stderr
+    assert "each is held out in turn" in result.stderr
     (run,) = Path("runs").iterdir()
     record = json.loads((run / "run.json").read_text())
-    assert record["test"] == []
+    assert record["test"] == record["validation"] == []
     assert len(record["panel"]) == 20
-    assert set(record["train"]).isdisjoint(record["validation"])
-    for name in ("weights.safetensors", "curve.csv", "curve.png"):
+    for name in ("weights.safetensors", "curve.csv"):
         assert (run / name).stat().st_size > 0
+
+
+def test_the_papers_model_is_a_preset(in_lab, tmp_path):
+    run = tmp_path / "run"
+    result = spahgc(
+        *("train", "--preset", "paper", "--genes", "hvg:20", "--epochs", "2", "--out", str(run))
+    )
+    assert result.exit_code == 0, result.output
+    assert "chooses the epoch" in result.stderr
+    record = json.loads((run / "run.json").read_text())
+    assert set(record["train"]).isdisjoint(record["validation"])
+    assert (run / "curve.png").stat().st_size > 0
+    assert spahgc("audit", str(run), "--store", "data.zarr").exit_code == 0
+
+
+def test_networks_may_sit_beside_the_kernel_ridge(in_lab, tmp_path):
+    run = tmp_path / "run"
+    result = spahgc(
+        *("train", "--networks", "1", "--genes", "hvg:20", "--epochs", "2", "--out", str(run))
+    )
+    assert result.exit_code == 0, result.output
+    assert (run / "curve.png").stat().st_size > 0
+    refused = spahgc("train", "--networks", "1", "--preset", "paper")
+    assert "--networks is for the default preset" in refused.output
+
+
+def test_slides_without_the_presets_fields_are_told_what_to_run(demo, tmp_path):
+    store = ["--store", str(tmp_path / "narrow.zarr")]
+    ingested = spahgc("ingest", "visium", str(demo.visium_slides[0]), "--patch-um=112", *store)
+    assert ingested.exit_code == 0, ingested.output
+    for command in ("train", "evaluate"):
+        error = the_error(spahgc(command, *store))
+        assert "--patch-um 77 --patch-um 154 --patch-um 308 --patch-um 616" in error
 
 
 def test_a_model_is_trained_tested_and_used_on_an_image_alone(in_lab, demo, tmp_path):

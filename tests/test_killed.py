@@ -38,6 +38,7 @@ def start(study, store):
         str(study),
         "--store",
         str(store),
+        "--patch-um=112",
     ]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

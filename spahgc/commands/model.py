@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spahgc.commands.screen import FOLDER, console, json_option, progress_bar, store_option
+from spahgc.errors import MissingError
 from spahgc.store.splits import BY_PATIENT, SPLIT_RULES
 
 if TYPE_CHECKING:
@@ -303,6 +304,9 @@ def _prepare(
             raise click.UsageError("--networks is for the default preset; the paper's is one")
         config = replace(config, committee=replace(config.committee, n_networks=networks))
     usable = cohort.usable(*features.embeddings)
+    if not usable.names:
+        told = "; ".join(f"{name} {reason}" for name, reason in list(usable.left_out.items())[:3])
+        raise MissingError(f"{store} has no slide to learn from: {told or 'it is empty'}")
     for name in leave_out:
         _check_usable(cohort, usable, name)
     asked = dict.fromkeys(leave_out, "was asked to be")
@@ -317,8 +321,6 @@ def _prepare(
 
 
 def _check_usable(cohort: Cohort, usable: Usable, name: str) -> None:
-    from spahgc.errors import MissingError
-
     if name not in usable.names:
         slide = cohort[name]  # says which slides there are, if this is none
         raise MissingError(f"slide {slide.name} {usable.left_out[name]}")

@@ -1,6 +1,5 @@
 """The slides of one store as one commit knows them."""
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,13 +9,10 @@ import pandas as pd
 
 from spahgc.errors import MismatchError, MissingError
 from spahgc.store.commits import Commit, Store
+from spahgc.store.embedding_names import options_of
 from spahgc.store.entries import SlideEntry
 from spahgc.store.opening import open_store
 from spahgc.store.slide import StoredSlide
-
-_FIELD = re.compile(
-    r"(?P<encoder>.+?)(-(?P<width>[0-9.]+)um)?(-[0-9]+px)?(-(?P<views>[0-9]+)views)?"
-)
 
 MOST_NAMED = 20
 """Slides that a message lists."""
@@ -159,21 +155,3 @@ def _why_not(slide: StoredSlide, embeddings: Iterable[str]) -> str | None:
         return "has no full-resolution image"
     command = " ".join(["spahgc embed", *options_of(missing)])
     return f"is not embedded as {', '.join(missing)}: run `{command}`"
-
-
-def options_of(embeddings: Iterable[str]) -> list[str]:
-    """Spell the options of `spahgc embed` that make embeddings of these names.
-
-    A name is an encoder's, or ``ENCODER-154um``, ``ENCODER-154um-8views``; names of the user's own
-    making are taken for encoders.
-    """
-    parts = [_FIELD.fullmatch(name) for name in embeddings]
-    found = [part for part in parts if part is not None]
-    encoders = sorted({part["encoder"] for part in found})
-    views = sorted({part["views"] for part in found if part["views"]})
-    widths = dict.fromkeys(part["width"] for part in found if part["width"])
-    return [
-        *(f"--encoder {encoder}" for encoder in encoders),
-        *(f"--patch-um {width}" for width in widths),
-        *(f"--views {n}" for n in views),
-    ]

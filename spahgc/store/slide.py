@@ -20,6 +20,7 @@ from spahgc.schema import Thumbnail
 from spahgc.store import layout
 from spahgc.store.commits import Store
 from spahgc.store.committed import open_array, open_group, read_array
+from spahgc.store.embedding_names import options_of
 from spahgc.store.entries import SlideEntry
 from spahgc.store.manifest import Manifest
 from spahgc.store.scrutiny import check_manifest
@@ -175,7 +176,7 @@ class StoredSlide:
             )
         return (
             f"slide {self.name} has no embedding {name!r}; "
-            f"run `spahgc embed --store {self.store.where} --encoder {name}`"
+            f"run `spahgc embed --store {self.store.where} {' '.join(options_of([name]))}`"
         )
 
     @cached_property

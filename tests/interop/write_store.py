@@ -24,11 +24,12 @@ def write_everything(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     demo = write_demo_slides(folder / "slides", seed=8, scale=0.35)
     place = folder / "data.zarr"
-    store = ["--store", str(place)]
+    store, one_field = ["--store", str(place)], ["--patch-um", "112"]
+    scale = ["--mpp", f"{demo.image_microns_per_pixel}"]
     for arguments in [
         ["ingest", "st", str(demo.st_study), "--no-embed", *store],
-        ["ingest", "visium", str(demo.visium_slides[0]), "--patient", "C", *store],
-        ["ingest", "image", str(demo.image), "--mpp", f"{demo.image_microns_per_pixel}", *store],
+        ["ingest", "visium", str(demo.visium_slides[0]), "--patient", "C", *one_field, *store],
+        ["ingest", "image", str(demo.image), *scale, *one_field, *store],
         ["index", "build", *store],
         ["store", "export", "--all", "--to", "h5ad", str(folder / "h5ad"), *store],
         ["store", "export", "--all", "--to", "spatialdata", str(folder / "spatialdata"), *store],
