@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spahgc.commands.screen import FOLDER, json_option, spinner, store_option
+from spahgc.commands.screen import FOLDER, json_option, spinner
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run", type=FOLDER)
-@store_option
+@click.option(
+    "--store",
+    envvar="SPAHGC_STORE",
+    show_envvar=True,
+    help="The store it was trained on, where that is no longer where the run says.",
+)
 @json_option
-def audit(run: Path, store: str, *, as_json: bool) -> None:
+def audit(run: Path, store: str | None, *, as_json: bool) -> None:
     """Work out again what a RUN, or every run of an evaluation, was made of; name every leak.
 
     Panel, statistics, references, scores, checkpoint, copies of images and patients are derived
@@ -29,11 +34,11 @@ def audit(run: Path, store: str, *, as_json: bool) -> None:
     from spahgc.store.cohort import open_cohort
     from spahgc.store.runs import find_runs, read_run
 
-    cohort = open_cohort(store)
     found = {}
     for path in find_runs(run):
+        read = read_run(path)
         with spinner(f"auditing {path}"):
-            found[str(path)] = audit_run(read_run(path), cohort)
+            found[str(path)] = audit_run(read, open_cohort(store or read.record.store))
     if not found:
         raise MissingError(f"{run} has no run in it; `spahgc train` makes one")
     if as_json:
