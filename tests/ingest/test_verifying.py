@@ -61,7 +61,7 @@ def test_vectors_of_another_normalisation_are_found_out(store, tmp_path, monkeyp
     assert found["A1"].is_same
     assert not found["C1"].is_same
     assert not found["C1"].differs
-    result = verify(store)
+    result = verify(store, "--patch-um", "112")
     assert result.exit_code == 1
     assert "A1: lite0: 9 spots embedded again are the same" in result.output
     assert "are NOT the same: smallest cosine 0.9" in result.output
@@ -76,7 +76,7 @@ def test_other_weights_are_named_and_nothing_is_compared(store, tmp_path):
     (found,) = verify_embeddings(store.path, config=mine)
     assert list(found.differs) == ["weights_sha256"]
     assert (found.is_same, found.n_spots) == (False, 0)
-    result = verify(store, "--weights", str(tmp_path / "mine.safetensors"))
+    result = verify(store, "--patch-um", "112", "--weights", str(tmp_path / "mine.safetensors"))
     assert result.exit_code == 1
     assert "A1: lite0 was made in another way: weights_sha256 " in result.output
 
@@ -101,9 +101,9 @@ def test_a_changed_image_is_named(store, tmp_path):
 
 
 def test_the_command_says_it_in_one_line_and_for_machines(store):
-    result = verify(store, "A1")
+    result = verify(store, "A1", "--patch-um", "112")
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("A1: lite0: 9 spots embedded again are the same: smallest cos")
-    (row,) = json.loads(verify(store, "A1", "--json").stdout)
+    (row,) = json.loads(verify(store, "A1", "--patch-um", "112", "--json").stdout)
     assert row["is_same"]
     assert verify(store, "--patch-um", "56").exit_code == 1

@@ -80,7 +80,9 @@ def test_the_runs_trust_comes_from_its_validation_slide_not_its_test(finished):
 def test_held_out_spots_are_flagged_as_often_as_promised(finished):
     teaching, trust = finished.teaching, finished.run.trust
     asking = [*teaching.spots.values(), teaching.read("A1")]
-    near_S = np.concatenate([nearness_of(teaching, spots) for spots in asking])
+    near_S = np.concatenate(
+        [nearness_of(teaching, spots, teaching.read_looks(spots.name)) for spots in asking]
+    )
     judged = judge_spots(trust, near_S)
     assert judged["unlike_references"].mean() == pytest.approx(FLAGGED_BELOW, abs=0.03)
     assert judged["nearness"].min() == 0
@@ -99,7 +101,7 @@ def test_a_slide_is_noted_where_far_more_spots_are_flagged_than_on_held_out_slid
 def test_nearness_is_the_mean_cosine_to_the_nearest_references(finished):
     teaching = finished.teaching
     spots = teaching.read("B2")
-    found = nearness_of(teaching, spots)
+    found = nearness_of(teaching, spots, teaching.read_looks("B2"))
     references = np.concatenate([s.embedding_SD for s in teaching.spots.values()]).astype(float)
     unit_RD = references / np.linalg.norm(references, axis=1, keepdims=True)
     asked_SD = spots.embedding_SD / np.linalg.norm(spots.embedding_SD, axis=1, keepdims=True)

@@ -79,7 +79,7 @@ def test_a_slide_with_an_image_is_left_out_with_the_command_that_embeds_it(store
     entry = replace(cohort.commit.slides["A1"], image="slides/A1.jpg")
     store.commit(lambda head: replace(head, slides={"A1": entry}), message="an image")
     left_out = open_cohort(store.path).usable("lite0").left_out
-    assert left_out == {"A1": "is not embedded with lite0: run `spahgc embed --encoder lite0`"}
+    assert left_out == {"A1": "is not embedded as lite0: run `spahgc embed --encoder lite0`"}
 
 
 def test_patients_are_given_by_slide_and_may_be_unknown(store):
