@@ -59,9 +59,6 @@ class Attempt:
     piece: str
     """This training's."""
 
-    order: torch.Generator
-    """Draws the order of slides."""
-
     def take_up(self, lesson: Lesson) -> bool:
         """Put a lesson where an earlier attempt left it; say whether nothing is left to do."""
         checkpoint = self.checkpoints.read(self.piece)
@@ -74,7 +71,6 @@ class Attempt:
         lesson.memory = part_of(tensors, "optimizer.")
         lesson.curve = [dict(row) for row in checkpoint.numbers["curve"]]
         lesson.masks.set_state(tensors["random.masks"])
-        self.order.set_state(tensors["random.order"])
         torch.set_rng_state(tensors["random.dropout"])
         return bool(checkpoint.numbers["is_done"])
 
@@ -90,7 +86,6 @@ class Attempt:
             **with_prefix(lesson.best_weights, "best."),
             **with_prefix(optimizer_tensors(optimizer), "optimizer."),
             "random.masks": lesson.masks.get_state(),
-            "random.order": self.order.get_state(),
             "random.dropout": torch.get_rng_state(),
         }
         numbers = {"curve": lesson.curve, "is_done": is_done}
@@ -100,7 +95,6 @@ class Attempt:
 def begin_attempt(
     *settings: Any,  # noqa: ANN401  whatever has a repr that says all
     samples: Sequence[tuple[GraphTensors, Tensor]],
-    order: torch.Generator,
 ) -> Attempt | None:
     """Find a training's place among the checkpoints, None where nobody wants any.
 
@@ -110,8 +104,6 @@ def begin_attempt(
         Shape and settings of the training.
     samples
         All graphs that it learns from or stops by, with what was measured on them.
-    order
-        Draws the order of slides.
     """
     checkpoints = _kept.get()
     if checkpoints is None:
@@ -121,4 +113,4 @@ def begin_attempt(
         for tensor in (*(getattr(graph, field.name) for field in fields(graph)), measured_TG):
             digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return Attempt(checkpoints=checkpoints, piece=digest.hexdigest()[:24], order=order)
+    return Attempt(checkpoints=checkpoints, piece=digest.hexdigest()[:24])

@@ -134,16 +134,14 @@ def train_network(
     advance = advance or _ignore
     with torch.random.fork_rng(), _quiet():
         torch.manual_seed(config.seed)
-        slides = _Slides(samples, shuffle_seed=config.seed)
-        attempt = begin_attempt(
-            network_config, config, samples=(*samples, *held_out), order=slides.generator
-        )
+        attempt = begin_attempt(network_config, config, samples=(*samples, *held_out))
         lesson = _Lesson(SpaHGC(network_config), config, advance, attempt)
         is_done = attempt is not None and attempt.take_up(lesson)
         if lesson.curve:
             advance(len(lesson.curve))
         if not is_done:
             validation = _Slides(held_out) if held_out else None
+            slides = _ShuffledSlides(samples, seed=config.seed, lesson=lesson)
             _trainer(config).fit(lesson, slides, validation)
     advance(config.max_epochs - len(lesson.curve))
     best = lesson.best
@@ -263,24 +261,36 @@ class _Lesson(lightning.LightningModule):
 
 
 class _Slides:
-    """Go over slides one by one, in a new order each time where there is a seed.
+    """Go over slides one by one.
 
     A torch ``DataLoader`` would do the same, and Lightning would ask it for worker processes.
     """
 
-    def __init__(self, samples: Sequence[Sample], *, shuffle_seed: int | None = None) -> None:
+    def __init__(self, samples: Sequence[Sample]) -> None:
         self._samples = samples
-        self.generator = torch.Generator().manual_seed(shuffle_seed or 0)
-        self._is_shuffled = shuffle_seed is not None
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def __iter__(self) -> Iterator[Sample]:
-        if not self._is_shuffled:
-            return iter(self._samples)
-        order = torch.randperm(len(self._samples), generator=self.generator).tolist()
-        return iter([self._samples[place] for place in order])
+        return iter(self._samples)
+
+
+class _ShuffledSlides(_Slides):
+    """Go over slides in an order that follows from the seed and the epoch.
+
+    It does not follow from how often somebody asked: Lightning asks once more where it begins, so a
+    resumed training would see another order than one that was never interrupted.
+    """
+
+    def __init__(self, samples: Sequence[Sample], *, seed: int, lesson: _Lesson) -> None:
+        super().__init__(samples)
+        self._seed = seed
+        self._lesson = lesson
+
+    def __iter__(self) -> Iterator[Sample]:
+        draws = np.random.default_rng([self._seed % 2**32, len(self._lesson.curve)])
+        return iter([self._samples[place] for place in draws.permutation(len(self._samples))])
 
 
 @contextmanager

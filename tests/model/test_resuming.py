@@ -111,6 +111,5 @@ def test_a_killed_command_is_resumed_to_the_same_weights(grown, tmp_path):
     assert not (tmp_path / "killed").exists()
     subprocess.run(command("killed", "--resume"), check=True, env={**os.environ})
     one, other = (pd.read_csv(tmp_path / name / "curve.csv") for name in ("whole", "killed"))
-    # two processes, whose memory lies otherwise, may round otherwise
-    pd.testing.assert_frame_equal(one, other, rtol=1e-4, atol=1e-5)
+    pd.testing.assert_frame_equal(one, other, rtol=1e-6, atol=1e-6)
     assert not work.exists()

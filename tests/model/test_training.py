@@ -1,6 +1,7 @@
 import os
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -150,13 +151,20 @@ def test_training_says_and_leaves_nothing(teaching, tmp_path, monkeypatch, capfd
     assert caplog.text == ""
 
 
-def test_slides_come_in_a_new_order_each_epoch():
-    slides = training._Slides(range(50), shuffle_seed=3)
-    first, second = list(slides), list(slides)
-    assert sorted(first) == sorted(second) == list(range(50))
-    assert first != second
-    assert list(training._Slides(range(50), shuffle_seed=3)) == first
-    assert list(training._Slides(range(50))) == list(range(50))
+def test_slides_come_in_an_order_of_their_own_each_epoch_however_often_it_is_asked():
+    def orders(seed):
+        lesson = SimpleNamespace(curve=[])
+        slides = training._ShuffledSlides(list(range(6)), seed=seed, lesson=lesson)
+        for _ in range(8):
+            first, again = list(slides), list(slides)
+            assert first == again
+            assert sorted(first) == list(range(6))
+            yield first
+            lesson.curve.append({})
+
+    assert len({tuple(order) for order in orders(3)}) > 4
+    assert list(orders(3)) == list(orders(3))
+    assert list(orders(3)) != list(orders(4))
 
 
 def second_encoder_after(teaching, monkeypatch, **config):
