@@ -12,8 +12,9 @@ INTEROP_STORE := build/interop
 demo: $(READY)
 	$(BIN)/spahgc demo --into demo-data
 
+# a process a core; more threads in each would only wait for one another
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 # spatialdata, squidpy and scanpy read our stores in an environment of their own: spatialdata pins
 # an older dask than embedding needs

@@ -199,7 +199,7 @@ def evaluate(
     folds = read_folds(cohort.patients(usable.names), split=split)
     models = {MODEL: config}
     if not no_paper and config.committee is not None:
-        models |= _paper(cohort, usable, config, embedding=beside)
+        models |= _paper(cohort, usable, config, embedding=beside, epochs=how["epochs"])
     tasks = plan_tasks(folds, models=models, seeds=seeds)
     folder = out or _new_folder("evaluate")
     plan = _plan(cohort, folds=folds, configs=list(models.values()), seeds=seeds)
@@ -218,7 +218,7 @@ def evaluate(
 
 
 def _paper(
-    cohort: Cohort, usable: Usable, config: RunConfig, *, embedding: str
+    cohort: Cohort, usable: Usable, config: RunConfig, *, embedding: str, epochs: int | None
 ) -> dict[str, RunConfig]:
     """Describe the paper's model on the same panel, where every slide has its embedding."""
     from spahgc.model.presets import PAPER
@@ -233,7 +233,8 @@ def _paper(
         )
         return {}
     features = replace(PAPER.features, embeddings=(embedding,))
-    training = replace(PAPER.training, device=config.training.device)
+    max_epochs = epochs or PAPER.training.max_epochs
+    training = replace(PAPER.training, max_epochs=max_epochs, device=config.training.device)
     paper = replace(PAPER, features=features, panel_rule=config.panel_rule, training=training)
     return {PAPER_MODEL: paper}
 
