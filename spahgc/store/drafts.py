@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
@@ -17,6 +18,7 @@ from spahgc.errors import (
     CommitConflictError,
     DamagedStoreError,
     MismatchError,
+    StoreError,
 )
 from spahgc.store import layout
 from spahgc.store.commits import Commit, Store
@@ -95,12 +97,13 @@ class EmbeddingDraft:
         """Give the shards that still have to be written."""
         if self._is_placed():
             return
-        array = self._array()
         n_spots = self._shape[0]
-        for start in range(0, n_spots, SHARD_ROWS):
-            rows = RowRange(start, min(start + SHARD_ROWS, n_spots))
-            if not _is_written(array, rows):
-                yield rows
+        with self._unless_placed():
+            array = self._array()
+            for start in range(0, n_spots, SHARD_ROWS):
+                rows = RowRange(start, min(start + SHARD_ROWS, n_spots))
+                if not _is_written(array, rows) and not self._is_placed():
+                    yield rows
 
     def write(self, rows: RowRange, embedding_SD: NDArray[np.float32]) -> None:
         """Write one shard: ``embedding_SD`` is (stop - start, D) float32, all finite."""
@@ -109,7 +112,7 @@ class EmbeddingDraft:
                 f"slide {self.slide.name}: encoder {self.name!r} returned values that are not "
                 "numbers; the image or the weights are broken"
             )
-        with zarr.config.set({"array.write_empty_chunks": True}):
+        with self._unless_placed(), zarr.config.set({"array.write_empty_chunks": True}):
             self._array()[rows.start : rows.stop] = embedding_SD
 
     def commit(self) -> None:
@@ -124,14 +127,14 @@ class EmbeddingDraft:
         """
         store = self.slide.store
         if not self._is_placed():
-            self._move()
+            with self._unless_placed():
+                self._place_whole()
         member = Manifest.of_array(self._location, self._place)
         self._check_whole()
         licences = {self.name: str(note)} if (note := self._notes.get("licence")) else {}
         commit_embedding(self.slide, self.name, self.digest, member, licences=licences)
         refresh_group_document(store, self.slide.name)
-        if self._location.folder is None:
-            self._location.delete(found.key for found in self._location.list_files(self._staging))
+        self._location.delete(found.key for found in self._location.list_files(self._staging))
 
     def _check_free(self) -> None:
         known = self.slide.entry.encoders.get(self.name)
@@ -141,6 +144,15 @@ class EmbeddingDraft:
                 "(weights, patch or precision differ); give the new one a name of its own "
                 "with `--name`"
             )
+
+    @contextmanager
+    def _unless_placed(self) -> Iterator[None]:
+        """Let pass what fails because another process has moved the embedding to its place."""
+        try:
+            yield
+        except (StoreError, OSError):
+            if not self._is_placed():
+                raise
 
     def _is_placed(self) -> bool:
         if self._location.folder is not None:  # moved in one step
@@ -177,7 +189,7 @@ class EmbeddingDraft:
             },
         )
 
-    def _move(self) -> None:
+    def _place_whole(self) -> None:
         if next(self.missing(), None) is not None:
             raise DamagedStoreError(f"slide {self.slide.name}: {self.name!r} is not whole yet")
         if self._location.folder is None:
@@ -203,14 +215,10 @@ class EmbeddingDraft:
     def _rename(self) -> None:
         store = self.slide.store
         staged, place = store.path_of(self._staging), store.path_of(self._place)
-        for leftover in staged.rglob(".*"):  # of a writer that was killed
-            leftover.unlink(missing_ok=True)
         sync_tree(staged)
-        try:
-            staged.rename(place)
-        except OSError:
-            if not place.exists():  # else another process was faster
-                raise
+        staged.rename(place)
+        for leftover in place.rglob(".*"):  # of a writer that was killed, or is slower
+            leftover.unlink(missing_ok=True)
         sync_folder(place.parent)
 
     def _check_whole(self) -> None:

@@ -87,7 +87,7 @@ class Manifest:
         documents, files = {}, {}
         for found in sorted(location.list_files(prefix), key=lambda found: found.key):
             key = found.key.removeprefix(f"{prefix}/")
-            if key == leave_out:
+            if key == leave_out or key.rpartition("/")[2].startswith("."):  # a writer's own
                 continue
             content = location.read(found.key)
             files[key] = FileRecord.of(content)

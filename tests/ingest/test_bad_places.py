@@ -149,6 +149,11 @@ def test_a_file_or_another_folder_in_the_stores_place_is_one_line(study, tmp_pat
     assert fingerprint(tmp_path) == before
 
 
+def heed_ctrl_c():
+    """Undo what a shell does to a command that it starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("moment", ["reading", "after the first slide"])
 def test_ctrl_c_is_quiet_and_the_next_run_completes(study, tmp_path, moment):
     before = fingerprint(study)
@@ -159,6 +164,7 @@ def test_ctrl_c_is_quiet_and_the_next_run_completes(study, tmp_path, moment):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        preexec_fn=heed_ctrl_c,
     ) as process:
         if moment == "reading":
             wait_until_python_runs_the_command(process)

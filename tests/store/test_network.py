@@ -37,12 +37,17 @@ def folder(tmp_path_factory):
     return folder
 
 
+def wait(monkeypatch, *, seconds):
+    """Give a server that long in all, and half of it for one answer."""
+    monkeypatch.setattr(remote, "PATIENCE", seconds)
+    monkeypatch.setitem(remote._REQUEST, "read_timeout", timedelta(seconds=seconds / 2))
+    monkeypatch.setitem(remote._RETRIES, "max_retries", 1)
+
+
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
     """Wait a tenth of what a user would."""
-    monkeypatch.setattr(remote, "PATIENCE", 0.8)
-    monkeypatch.setitem(remote._REQUEST, "read_timeout", timedelta(seconds=0.6))
-    monkeypatch.setitem(remote._RETRIES, "max_retries", 1)
+    wait(monkeypatch, seconds=1.2)
 
 
 @pytest.fixture(params=[True, False], ids=["etag", "no etag"])
@@ -52,8 +57,9 @@ def web(folder, request):
 
 
 @pytest.fixture
-def bucket(s3_place, seaweed, monkeypatch):
-    """The real S3 behind a server that fails when it is told to."""
+def bucket(hurry, s3_place, seaweed, monkeypatch):
+    """The real S3, slow on a busy machine, behind a server that fails when it is told to."""
+    wait(monkeypatch, seconds=20)
     with stand_before(seaweed.endpoint) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         yield server
@@ -157,23 +163,27 @@ def test_writing_through_failures_that_pass_loses_and_doubles_nothing(bucket, s3
 
 
 @pytest.mark.parametrize("failure", ["silent", 500])
-def test_writing_to_a_server_that_fails_is_an_error_with_the_url(bucket, s3_place, failure):
+def test_writing_to_a_server_that_fails_is_an_error_with_the_url(
+    bucket, s3_place, failure, monkeypatch
+):
     create_store(s3_place)
     add_slide(open_store(s3_place), build_slide("A1"))
     before = open_cohort(s3_place).commit
+    wait(monkeypatch, seconds=1.2)
     bucket.fail(failure, method="PUT")
     with pytest.raises(StoreError, match=re.escape(s3_place)):
         add_slide(open_store(s3_place), build_slide("B1"))
     with pytest.raises(StoreError, match=re.escape(s3_place)):
         embed_slide(s3_place, "A1")
     bucket.heal()
+    wait(monkeypatch, seconds=20)
     assert open_cohort(s3_place).commit.digest() == before.digest()
     assert verify_store(s3_place, deep=True) == []
     add_slide(open_store(s3_place), build_slide("B1"))
     assert set(open_cohort(s3_place).slides) == {"A1", "B1"}
 
 
-def test_an_embedding_goes_on_after_the_network_came_back(bucket, s3_place):
+def test_an_embedding_goes_on_after_the_network_came_back(bucket, s3_place, monkeypatch):
     create_store(s3_place)
     add_slide(open_store(s3_place), build_slide("A1", n_spots=5000))
     slide = open_cohort(s3_place)["A1"]
@@ -181,9 +191,11 @@ def test_an_embedding_goes_on_after_the_network_came_back(bucket, s3_place):
     first, second = draft.missing()
     draft.write(first, np.ones((first.stop - first.start, 2), np.float32))
     bucket.fail(500, method="PUT", is_done=False)
+    wait(monkeypatch, seconds=1.2)
     with pytest.raises(StoreError, match="cannot be reached"):
         draft.write(second, np.ones((second.stop - second.start, 2), np.float32))
     bucket.heal()
+    wait(monkeypatch, seconds=20)
     again = EmbeddingDraft(slide, "lite0", fingerprint={"w": 1}, size=2)
     assert list(again.missing()) == [second]
     again.write(second, np.ones((second.stop - second.start, 2), np.float32))
