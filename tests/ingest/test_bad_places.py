@@ -149,12 +149,16 @@ def test_a_file_or_another_folder_in_the_stores_place_is_one_line(study, tmp_pat
     assert fingerprint(tmp_path) == before
 
 
-def heed_ctrl_c():
+@pytest.fixture
+def heeded_ctrl_c():
     """Undo what a shell does to a command that it starts in the background."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("moment", ["reading", "after the first slide"])
+@pytest.mark.usefixtures("heeded_ctrl_c")
 def test_ctrl_c_is_quiet_and_the_next_run_completes(study, tmp_path, moment):
     before = fingerprint(study)
     store = tmp_path / "data.zarr"
@@ -164,7 +168,6 @@ def test_ctrl_c_is_quiet_and_the_next_run_completes(study, tmp_path, moment):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-        preexec_fn=heed_ctrl_c,
     ) as process:
         if moment == "reading":
             wait_until_python_runs_the_command(process)
