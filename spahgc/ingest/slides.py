@@ -13,6 +13,7 @@ from spahgc.schema import Finding, Slide
 from spahgc.store.commits import Commit
 from spahgc.store.opening import create_store, find_store
 from spahgc.store.staging import add_slide, find_twins, foresee
+from spahgc.store.table import digest_slide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +75,17 @@ def ingest_slides(
     find_store(store)  # a wrong place is told before a minute of reading
     for item in pending:
         try:
-            slide = _looked_at(item.read(), store)
+            slide = with_tissue_fraction(item.read())
+            digests = digest_slide(slide)
+            slide = _with_findings(slide, find_twins(_head(store), slide.name, digests))
             if dry_run:
-                outcome = foresee(_head(store), slide, replace_existing=replace_existing)
+                outcome = foresee(
+                    _head(store), slide.name, digests, replace_existing=replace_existing
+                )
             else:
-                outcome = add_slide(create_store(store), slide, replace_existing=replace_existing)
+                outcome = add_slide(
+                    create_store(store), slide, replace_existing=replace_existing, digests=digests
+                )
         except SpahgcError as error:
             yield IngestedSlide(name=item.name, outcome="failed", error=error)
         else:
@@ -90,10 +97,9 @@ def _head(where: str | Path) -> Commit:
     return Commit() if store is None else store.head
 
 
-def _looked_at(slide: Slide, store: str | Path) -> Slide:
+def _with_findings(slide: Slide, twins: Iterable[tuple[str, str]]) -> Slide:
     """Add what can be said of any slide, whatever its format."""
-    slide = with_tissue_fraction(slide)
-    findings = [*slide.findings, *_border_findings(slide), *_twin_findings(slide, store)]
+    findings = [*slide.findings, *_border_findings(slide), *_twin_findings(twins)]
     return replace(slide, findings=tuple(findings))
 
 
@@ -111,8 +117,8 @@ def _border_findings(slide: Slide) -> Iterator[Finding]:
         yield Finding(kind="check", text=text)
 
 
-def _twin_findings(slide: Slide, store: str | Path) -> Iterator[Finding]:
+def _twin_findings(twins: Iterable[tuple[str, str]]) -> Iterator[Finding]:
     """Warn where the store has the same image or counts under another name."""
-    for twin, what in find_twins(_head(store), slide):
+    for twin, what in twins:
         text = f"the store has the same {what} as slide {twin!r}"
         yield Finding(kind="warning", text=f"{text}: a test on one of them would know the other")

@@ -20,13 +20,28 @@ from spahgc.store.entries import SlideEntry
 from spahgc.store.locations.folder import FolderLocation
 from spahgc.store.manifest import Manifest
 from spahgc.store.placing import lock_slide, place_folder, release_claim
-from spahgc.store.table import digest_counts, digest_image, digest_slide, write_table
+from spahgc.store.table import SlideDigests, digest_slide, write_table
 
 
 def add_slide(
-    store: Store, slide: Slide, *, replace_existing: bool = False
+    store: Store,
+    slide: Slide,
+    *,
+    replace_existing: bool = False,
+    digests: SlideDigests | None = None,
 ) -> Literal["added", "kept", "replaced"]:
     """Write one slide and commit it; nothing of it can be seen before that.
+
+    Parameters
+    ----------
+    store
+        Where to.
+    slide
+        What to write.
+    replace_existing
+        Put it in the place of one of its name with other content.
+    digests
+        Of the slide, where they are known already: they take a while for many counts.
 
     Returns
     -------
@@ -41,7 +56,8 @@ def add_slide(
     StoreError
         If the store cannot be written.
     """
-    outcome = foresee(store.head, slide, replace_existing=replace_existing)
+    digests = digests or digest_slide(slide)
+    outcome = foresee(store.head, slide.name, digests, replace_existing=replace_existing)
     if outcome == "kept":
         return outcome
     before = store.head.slides.get(slide.name)
@@ -50,7 +66,7 @@ def add_slide(
         with _staged_table(store, slide) as (folder, manifest), lock_slide(store, slide.name):
             digest = store.put_document(layout.manifest_key, manifest.serialise())
             group = place_folder(store, slide.name, folder, manifest, digest)
-            entry = _describe(slide, group, digest, n_bytes=manifest.n_bytes)
+            entry = _describe(slide, digests, group, digest, n_bytes=manifest.n_bytes)
             message = f"ingest {slide.name}"
             if not commit_slide(
                 store, slide.name, entry, message=message, replace_existing=replace_existing
@@ -67,9 +83,9 @@ def add_slide(
 
 
 def foresee(
-    head: Commit, slide: Slide, *, replace_existing: bool
+    head: Commit, name: str, digests: SlideDigests, *, replace_existing: bool
 ) -> Literal["added", "kept", "replaced"]:
-    """Say what `add_slide` would do, and write nothing.
+    """Say what `add_slide` would do with a slide of that name, and write nothing.
 
     Raises
     ------
@@ -78,15 +94,14 @@ def foresee(
     SlideFormatError
         If the slide's name is one that some file system or URL would not carry.
     """
-    layout.check_slide_name(slide.name)
-    content = digest_slide(slide)
-    found = _find_existing(head, slide.name, content, replace_existing=replace_existing)
+    layout.check_slide_name(name)
+    found = _find_existing(head, name, digests.whole, replace_existing=replace_existing)
     if found is None:
         return "added"
-    return "kept" if found.content == content else "replaced"
+    return "kept" if found.content == digests.whole else "replaced"
 
 
-def find_twins(head: Commit, slide: Slide) -> list[tuple[str, str]]:
+def find_twins(head: Commit, name: str, digests: SlideDigests) -> list[tuple[str, str]]:
     """List stored slides of other names with the same image or the same counts.
 
     Returns
@@ -94,15 +109,13 @@ def find_twins(head: Commit, slide: Slide) -> list[tuple[str, str]]:
     list[tuple[str, str]]
         Name of the stored slide, and ``image`` or ``counts``.
     """
-    counts = digest_counts(slide)
-    image = None if slide.image is None else digest_image(slide.image.path)
-    others = {name: entry for name, entry in head.slides.items() if name != slide.name}
     return [
-        (name, what)
-        for name, entry in others.items()
+        (other, what)
+        for other, entry in head.slides.items()
+        if other != name
         for what, mine, its in (
-            ("image", image, entry.image_digest),
-            ("counts", counts, entry.counts_digest),
+            ("image", digests.image, entry.image_digest),
+            ("counts", digests.counts, entry.counts_digest),
         )
         if mine is not None and mine == its
     ]
@@ -194,18 +207,20 @@ def _read_back(slide: Slide, place: FolderLocation, name: str, manifest: Manifes
             )
 
 
-def _describe(slide: Slide, group: str, manifest: str, *, n_bytes: int) -> SlideEntry:
+def _describe(
+    slide: Slide, digests: SlideDigests, group: str, manifest: str, *, n_bytes: int
+) -> SlideEntry:
     return SlideEntry(
         group=group,
         manifest=manifest,
-        content=digest_slide(slide),
+        content=digests.whole,
         platform=slide.platform,
         patient=slide.patient,
         n_spots=len(slide.spots),
         n_genes=len(slide.genes),
         microns_per_pixel=slide.microns_per_pixel,
         image=None if slide.image is None else str(slide.image.path.absolute()),
-        counts_digest=digest_counts(slide),
-        image_digest=None if slide.image is None else digest_image(slide.image.path),
+        counts_digest=digests.counts,
+        image_digest=digests.image,
         n_bytes=n_bytes,
     )

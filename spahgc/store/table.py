@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import file_digest, sha256
@@ -65,22 +65,36 @@ def write_table(slide: Slide, folder: Path, *, made_by: str) -> dict[str, Any]:
     return dict(layout.TABLE_ATTRIBUTES)
 
 
-def digest_slide(slide: Slide) -> str:
-    """Digest what was read from a slide's files, so that the same input is known again."""
-    digest = sha256((digest_counts(slide) or "").encode())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlideDigests:
+    """By which the same slide, image or counts are known again: sha256 in hex."""
+
+    whole: str
+    """Of all that was read from the slide's files."""
+
+    counts: str | None
+    """Of its raw counts; None where nothing was measured."""
+
+    image: str | None
+    """Of its image file; None without one."""
+
+
+def digest_slide(slide: Slide) -> SlideDigests:
+    """Digest what was read from a slide's files; its counts take the time, a second per GB."""
+    counts = _digest_counts(slide)
+    image = None if slide.image is None else digest_image(slide.image.path)
+    digest = sha256((counts or "").encode())
     digest.update(np.ascontiguousarray(slide.centers).tobytes())
     for frame in (slide.spots, slide.genes):
         digest.update(json.dumps(list(map(str, frame.columns))).encode())
         digest.update(pd.util.hash_pandas_object(frame).to_numpy().tobytes())
     facts = {key: fact for key, fact in _facts(slide).items() if key != "image"}
     digest.update(json.dumps(facts, sort_keys=True).encode())
-    if slide.image is not None:
-        digest.update(digest_image(slide.image.path).encode())
-    return digest.hexdigest()
+    digest.update((image or "").encode())
+    return SlideDigests(whole=digest.hexdigest(), counts=counts, image=image)
 
 
-def digest_counts(slide: Slide) -> str | None:
-    """Digest the raw counts of a slide, None where nothing was measured."""
+def _digest_counts(slide: Slide) -> str | None:
     if not len(slide.genes):
         return None
     digest = sha256(repr(slide.counts.shape).encode())
