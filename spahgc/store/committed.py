@@ -43,9 +43,7 @@ def open_array(location: Location, group: str, key: str, manifest: Manifest) -> 
     KeyError
         If the manifest knows no array of that key.
     """
-    metadata = ArrayV3Metadata.from_dict(dict(manifest.documents[key]))
-    place = StorePath(CommittedFiles(location, group, manifest), key)
-    return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=place))
+    return _array(StorePath(CommittedFiles(location, group, manifest), key), manifest)
 
 
 def read_array(location: Location, group: str, key: str, manifest: Manifest) -> NDArray[Any]:
@@ -61,13 +59,19 @@ def read_array(location: Location, group: str, key: str, manifest: Manifest) -> 
     if location.folder is None or find_spec("zarrs") is None:
         return np.asarray(open_array(location, group, key, manifest)[:])
     files = CommittedFiles(location, group, manifest)
-    with ThreadPoolExecutor() as pool:  # it reads the files itself, so they are checked before
-        for _ in pool.map(
-            files.check, [name for name in manifest.files if name.startswith(f"{key}/")]
-        ):
-            pass
-    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-        return np.asarray(zarr.open_array(LocalStore(location.folder / group / key), mode="r")[:])
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        checked = pool.submit(files.check_below, key)
+        try:  # it reads the files itself, so they are checked beside it
+            with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+                place = StorePath(LocalStore(location.folder / group, read_only=True), key)
+                return np.asarray(_array(place, manifest)[:])
+        finally:
+            checked.result()  # what is wrong with a file comes before how reading it failed
+
+
+def _array(place: StorePath, manifest: Manifest) -> zarr.Array[Any]:
+    metadata = ArrayV3Metadata.from_dict(dict(manifest.documents[place.path]))
+    return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=place))
 
 
 class CommittedFiles(Store):
@@ -95,15 +99,29 @@ class CommittedFiles(Store):
 
     __hash__ = Store.__hash__
 
-    def check(self, key: str) -> None:
-        """Compare one file with the manifest.
+    def check_below(self, prefix: str) -> None:
+        """Compare the files of one array with the manifest.
 
         Raises
         ------
         DamagedStoreError
-            If it is missing or another one.
+            If one is missing or another one.
         """
-        self._read_whole(key, self._manifest.files[key])
+        for key in self._manifest.files:
+            if key.startswith(f"{prefix}/"):
+                self._check(key)
+
+    def _check(self, key: str) -> None:
+        record = self._manifest.files[key]
+        digest = xxhash.xxh3_128()
+        size = 0
+        try:
+            for piece in self._location.read_pieces(f"{self._group}/{key}"):
+                digest.update(piece)
+                size += len(piece)
+        except FileNotFoundError:
+            raise self._damaged(key, "is missing") from None
+        self._compare(key, record, size=size, xxh3=digest.hexdigest())
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -175,11 +193,14 @@ class CommittedFiles(Store):
             content = self._location.read(f"{self._group}/{key}", at_most=record.size)
         except FileNotFoundError:
             raise self._damaged(key, "is missing") from None
-        if len(content) != record.size:
-            raise self._damaged(key, f"has {len(content)} bytes, committed were {record.size}")
-        if xxhash.xxh3_128_hexdigest(content) != record.xxh3:
-            raise self._damaged(key, "is damaged: its checksum is another one")
+        self._compare(key, record, size=len(content), xxh3=xxhash.xxh3_128_hexdigest(content))
         return content
+
+    def _compare(self, key: str, record: FileRecord, *, size: int, xxh3: str) -> None:
+        if size != record.size:
+            raise self._damaged(key, f"has {size} bytes, committed were {record.size}")
+        if xxh3 != record.xxh3:
+            raise self._damaged(key, "is damaged: its checksum is another one")
 
     def _damaged(self, key: str, how: str) -> DamagedStoreError:
         return DamagedStoreError(

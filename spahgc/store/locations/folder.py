@@ -16,6 +16,8 @@ from spahgc.store.locations.location import Found, Location, check_key
 
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS})
 
+_PIECE = 2**20
+
 
 class FolderLocation(Location):
     """A folder; links inside it are refused, since they may lead out of it."""
@@ -57,6 +59,13 @@ class FolderLocation(Location):
         with self._file(key).open("rb") as file:
             file.seek(start)
             return file.read(stop - start)
+
+    def read_pieces(self, key: str) -> Iterator[memoryview]:
+        """Read one file bit by bit; a piece is gone when the next one is asked for."""
+        piece = memoryview(bytearray(_PIECE))
+        with self._file(key).open("rb", buffering=0) as file:
+            while n := file.readinto(piece):
+                yield piece[:n]
 
     def size(self, key: str) -> int | None:
         """Give the size of one file in bytes, None if there is none of that key."""

@@ -104,6 +104,10 @@ class Location(ABC):
             If there is none of that key.
         """
 
+    def read_pieces(self, key: str) -> Iterator[memoryview]:
+        """Read one file bit by bit; a piece is gone when the next one is asked for."""
+        yield memoryview(self.read(key))
+
     @abstractmethod
     def size(self, key: str) -> int | None:
         """Give the size of one file in bytes, None if there is none of that key."""
