@@ -50,6 +50,11 @@ def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Average over a patch's 4 rotations, or over these and their mirror images.",
             ),
             click.option(
+                "--stain",
+                type=click.Choice(["macenko"]),
+                help="Bring each slide's stains to those of a reference first.",
+            ),
+            click.option(
                 "--precision",
                 type=click.Choice(["float32", "bfloat16", "float16"]),
                 default="float32",
@@ -82,6 +87,7 @@ def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--verify", is_flag=True, help="Embed a sample of the spots again, compare, write nothing."
 )
+@click.option("--recompute", is_flag=True, help="Embed again also what is embedded already.")
 @click.option("--name", "called", help="What to call the embeddings, not after their encoder.")
 @click.option(
     "--save-patches", type=FOLDER, help="Picture of some patches, those that leave the image first."
@@ -92,16 +98,19 @@ def embed(
     slides: tuple[str, ...],
     *,
     verify: bool,
+    recompute: bool,
     save_patches: Path | None,
     as_json: bool,
     **how: Any,  # noqa: ANN401
 ) -> None:
     """Embed the patches of SLIDES (by default all) that lack this encoder's embedding."""
+    if verify and recompute:
+        raise click.UsageError("--verify writes nothing, --recompute does: choose one")
     if verify:
         del how["workers"], how["scheduler"]  # so few spots are embedded here
         verify_stored(store, slides or None, config=_config(**how), as_json=as_json)
         return
-    report = embed_stored(store, slides or None, **how)
+    report = embed_stored(store, slides or None, recompute=recompute, **how)
     if save_patches is not None:
         del how["workers"], how["scheduler"]
         _draw_patches(save_patches, store, [*report.embedded, *report.kept], _config(**how))
@@ -114,6 +123,7 @@ def embed_stored(
     *,
     workers: int,
     scheduler: str | None,
+    recompute: bool = False,
     **how: Any,  # noqa: ANN401  see embedding_options
 ) -> EmbeddingReport:
     """Embed slides of a store, with a bar."""
@@ -132,6 +142,7 @@ def embed_stored(
             config=config,
             slides=names,
             cluster=Cluster(workers=workers, scheduler=scheduler) if is_shared else None,
+            recompute=recompute,
             advance=advance,
             tell=partial(click.echo, err=True),
         )
@@ -167,6 +178,7 @@ def _config(
     patch_um: tuple[float, ...],
     patch_px: int | None,
     views: Any,  # noqa: ANN401  one of the choices above
+    stain: Any,  # noqa: ANN401  the same
     precision: Any,  # noqa: ANN401  the same
     device: str,
     called: str | None = None,
@@ -179,6 +191,7 @@ def _config(
         encoder=encoder,
         weights=weights,
         fields=tuple(dict.fromkeys(fields)),
+        stain=stain,
         name=called,
         precision=precision,
         device=device,

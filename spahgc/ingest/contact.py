@@ -7,7 +7,14 @@ from numpy.typing import NDArray
 
 from spahgc.ingest.fields import EmbeddingConfig, Field, patch_config
 from spahgc.ingest.patches import cut_patches
-from spahgc.ingest.shards import image_and_scale, load_once, open_once, padded_of
+from spahgc.ingest.shards import (
+    image_and_scale,
+    let_go,
+    load_once,
+    open_once,
+    padded_of,
+    stain_once,
+)
 from spahgc.store.slide import StoredSlide
 
 
@@ -62,12 +69,13 @@ def show_patches(
         microns_per_pixel=scale,
         configs=[patch_config(encoder, field) for field in config.fields],
         batch_size=1,
+        stain=stain_once(path, config.stain),
     )
     shown = []
     for number, batch in enumerate(batches):
         row, field = rows_R[number // len(config.fields)], config.fields[batch.width]
         shown.append(_shown(slide, row, field, share_FS[batch.width, row], batch.pixels_BHWC[0]))
-    open_once.cache_clear()
+    let_go()
     return shown
 
 

@@ -1,7 +1,7 @@
 """Embed the slides of a store, or one image: which are missing, which shards, when to commit."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,8 +30,8 @@ from spahgc.ingest.shards import (
     forward_once,
     ignore,
     image_and_scale,
+    let_go,
     load_once,
-    open_once,
     padded_of,
     reader_of,
     start_draft,
@@ -39,6 +39,7 @@ from spahgc.ingest.shards import (
 from spahgc.schema import Slide
 from spahgc.store.cohort import open_cohort
 from spahgc.store.drafts import EmbeddingDraft, RowRange, digest_fingerprint
+from spahgc.store.forgetting import forget_embeddings
 from spahgc.store.slide import StoredSlide
 
 Run: TypeAlias = Callable[[Iterable[ShardTask], Advance], Iterator[FinishedShard]]
@@ -78,6 +79,7 @@ def embed_slides(
     config: EmbeddingConfig,
     slides: Sequence[str] | None = None,
     cluster: Cluster | None = None,
+    recompute: bool = False,
     advance: Advance | None = None,
     tell: Tell | None = None,
 ) -> EmbeddingReport:
@@ -95,6 +97,8 @@ def embed_slides(
         Names; all by default.
     cluster
         Where to embed; in this process by default.
+    recompute
+        Embed also what is embedded already, in whatever way; it is forgotten first.
     advance
         Told how many more spots are done.
     tell
@@ -115,6 +119,10 @@ def embed_slides(
     wanted: dict[str, Drafts] = {}
     left_out = {}
     names = list(cohort.slides if slides is None else slides)
+    embeddings = tuple(embedding_name(encoder, config, field) for field in config.fields)
+    if recompute:
+        _forget([cohort[name] for name in names], embeddings)
+        cohort = open_cohort(store)
     for slide in [cohort[name] for name in names]:
         if slide.entry.image is None:
             left_out[slide.name] = "no full-resolution image"
@@ -125,7 +133,7 @@ def embed_slides(
         run = partial(embed_on_dask, cluster, tell=tell or ignore)
     flat = _embed_and_commit(wanted, config, run, advance or ignore)
     return EmbeddingReport(
-        embeddings=tuple(embedding_name(encoder, config, field) for field in config.fields),
+        embeddings=embeddings,
         embedded={name: cohort[name].n_spots for name in wanted},
         readers={name: reader_of(image_and_scale(cohort[name])[0]) for name in wanted},
         kept=tuple(name for name in names if name not in wanted and name not in left_out),
@@ -184,7 +192,7 @@ def embed_image_slide(
         vectors[batch.width].append(vectors_BD)
         if batch.width == len(config.fields) - 1:
             (advance or ignore)(len(batch.pixels_BHWC))
-    open_once.cache_clear()
+    let_go()
     return tuple(np.concatenate(of_field) for of_field in vectors)
 
 
@@ -211,7 +219,7 @@ def _embed_and_commit(
         for embedding, n_flat in done.flat.items():
             of_slide_ = flat.setdefault(done.task.slide, {})
             of_slide_[embedding] = of_slide_.get(embedding, 0) + n_flat
-    open_once.cache_clear()
+    let_go()
     return {name: counts for name, counts in flat.items() if any(counts.values())}
 
 
@@ -230,6 +238,14 @@ def _tasks(
         for rows, fields in sorted(fields_of.items(), key=lambda item: item[0].start):
             lacking = replace(config, fields=tuple(fields))
             yield ShardTask(store=where, slide=name, rows=rows, config=lacking)
+
+
+def _forget(slides: Iterable[StoredSlide], embeddings: Collection[str]) -> None:
+    with_image = [slide for slide in slides if slide.entry.image is not None]
+    for slide in with_image:
+        check_image(slide)  # what cannot be made again is not forgotten
+    for slide in with_image:
+        forget_embeddings(slide, embeddings)
 
 
 def _lacking(slide: StoredSlide, encoder: Encoder, config: EmbeddingConfig) -> Drafts:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spahgc.errors import MismatchError
 from spahgc.ingest.patches import PatchConfig
+from spahgc.ingest.stain import Stain
 
 if TYPE_CHECKING:
     from spahgc.ingest.encoders import Encoder, Precision  # imports torch, which commands avoid
@@ -71,6 +72,9 @@ class EmbeddingConfig:
     fields: tuple[Field, ...] = (Field(),)
     """One embedding each, all cut from one decoding of the image."""
 
+    stain: Stain | None = None
+    """How a slide's colours are brought to a reference's; None leaves them as they are."""
+
     name: str | None = None
     """What to call the embeddings in place of the encoder's name."""
 
@@ -92,7 +96,7 @@ def patch_config(encoder: Encoder, field: Field) -> PatchConfig:
 
 def embedding_name(encoder: Encoder, config: EmbeddingConfig, field: Field) -> str:
     """Name an embedding after its encoder, and its field of view where that is not the default."""
-    name = config.name or encoder.name
+    name = config.name or "-".join([encoder.name, *filter(None, [config.stain])])
     parts = [f"{field.side_um:g}um"]
     if field.side_px not in {None, encoder.input_px}:
         parts.append(f"{field.side_px}px")
@@ -113,6 +117,7 @@ def embedding_fingerprint(
         "patch_px": patch.side_px,
         "views": field.views,
         "interpolation": "bicubic",
+        **({} if config.stain is None else {"stain": config.stain}),
     }
 
 
@@ -135,13 +140,19 @@ def config_like(
     MismatchError
         If the fingerprints are of several encoders.
     """
-    asked = sorted({(str(f["encoder"]), f.get("precision", "float32")) for f in fingerprints})
+    asked = sorted(
+        {(str(f["encoder"]), f.get("precision", "float32"), f.get("stain")) for f in fingerprints},
+        key=str,
+    )
     if len(asked) != 1:
-        found = ", ".join(f"{encoder} in {precision}" for encoder, precision in asked)
+        found = ", ".join(
+            f"{encoder} in {precision}{f', stain {stain}' if stain else ''}"
+            for encoder, precision, stain in asked
+        )
         raise MismatchError(
             f"embeddings of {len(asked)} encoders ({found}) in one pass, expected one at a time"
         )
-    ((encoder, precision),) = asked
+    ((encoder, precision, stain),) = asked
     fields = tuple(
         Field(
             side_um=float(fingerprint["patch_um"]),
@@ -151,5 +162,10 @@ def config_like(
         for fingerprint in fingerprints
     )
     return EmbeddingConfig(
-        encoder=encoder, weights=weights, fields=fields, precision=precision, device=device
+        encoder=encoder,
+        weights=weights,
+        fields=fields,
+        stain=stain,
+        precision=precision,
+        device=device,
     )

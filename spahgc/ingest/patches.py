@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from spahgc.errors import ImageError
 from spahgc.ingest.slide_image import SlideImage
+from spahgc.ingest.stain import StainMap
 
 MAX_PADDED: Final = 0.75
 """A patch with a larger share outside the image has its center there, or is wider than the image;
@@ -51,6 +52,7 @@ def cut_patches(
     configs: Sequence[PatchConfig],
     batch_size: int,
     threads: int = 1,
+    stain: StainMap | None = None,
 ) -> Iterator[PatchBatch]:
     """Cut patches of every width around each spot: a batch of spots at a time, width after width.
 
@@ -68,6 +70,8 @@ def cut_patches(
         Patches per batch; the last one may be smaller.
     threads
         That cut at once.
+    stain
+        To which colours they are brought.
 
     Raises
     ------
@@ -88,6 +92,8 @@ def cut_patches(
                     out_px=config.side_px,
                 )
                 pixels_BHWC = np.stack(list(run(read, centers_S2[start : start + batch_size])))
+                if stain is not None:
+                    pixels_BHWC = stain.apply(pixels_BHWC)
                 yield PatchBatch(pixels_BHWC=pixels_BHWC, width=width, flat_B=_is_flat(pixels_BHWC))
 
 

@@ -24,6 +24,7 @@ from spahgc.ingest.images import open_image
 from spahgc.ingest.patches import PatchBatch, cut_patches, padded_share
 from spahgc.ingest.prefetch import prefetch
 from spahgc.ingest.slide_image import Level, SlideImage
+from spahgc.ingest.stain import Stain, StainMap, find_stain
 from spahgc.store.cohort import open_cohort
 from spahgc.store.drafts import EmbeddingDraft, RowRange
 from spahgc.store.slide import StoredSlide
@@ -131,6 +132,7 @@ def cut_all(
         configs=[patch_config(encoder, field) for field in config.fields],
         batch_size=forward_once(config).batch_size,
         threads=1 if encoder.device.type == "cpu" else CUTTERS,
+        stain=stain_once(path, config.stain),
     )
 
 
@@ -157,6 +159,18 @@ def _forward(
 def open_once(path: Path) -> SlideImage:
     """Open an image; a process that asks again gets the same one, decoded as it may be."""
     return open_image(path)
+
+
+def let_go() -> None:
+    """Forget the image that `open_once` keeps, and what was found on images."""
+    open_once.cache_clear()
+    stain_once.cache_clear()
+
+
+@lru_cache(maxsize=64)
+def stain_once(path: Path, stain: Stain | None) -> StainMap | None:
+    """Find the stains of a slide, where they are wanted; a process that asks again looks once."""
+    return None if stain is None else find_stain(open_once(path), stain)
 
 
 def image_and_scale(slide: StoredSlide) -> tuple[Path, float]:

@@ -165,7 +165,7 @@ def copy_store(
     store.check_writable()
     plans = plan_copy(source, store.head, slides=slides, encoders=encoders)
     for plan in plans:
-        _bring(plan, store, advance or _ignore)
+        _bring(plan, store, advance or ignore_bytes)
     return CopyReport(
         outcomes={plan.slide.name: plan.outcome for plan in plans},
         n_bytes=sum(plan.n_bytes for plan in plans),
@@ -236,6 +236,12 @@ def _bring(plan: Plan, store: Store, advance: Advance) -> None:
 
 
 def _bring_slide(plan: Plan, store: Store, advance: Advance) -> None:
+    entry = place_slide(plan, store, advance)
+    commit_slide(store, plan.slide.name, entry, message=f"copy {plan.slide.name}")
+
+
+def place_slide(plan: Plan, store: Store, advance: Advance) -> SlideEntry:
+    """Put a slide with its planned embeddings at a free place of a store; nothing is committed."""
     slide, manifest = plan.slide, plan.manifest
     digest = store.put_document(layout.manifest_key, manifest.serialise())
     read = partial(_read_and_tell, slide, advance)
@@ -246,7 +252,7 @@ def _bring_slide(plan: Plan, store: Store, advance: Advance) -> None:
         _fetch(store, staged, read, manifest.files)
         store.location.put(f"{staged}/{layout.ROOT_DOCUMENT}", manifest.spell_group())
         group = place_folder(store, slide.name, store.path_of(staged), manifest, digest)
-    entry = replace(
+    return replace(
         slide.entry,
         group=group,
         manifest=digest,
@@ -254,7 +260,6 @@ def _bring_slide(plan: Plan, store: Store, advance: Advance) -> None:
         licences={n: note for n, note in slide.entry.licences.items() if n in plan.embeddings},
         n_bytes=manifest.n_bytes,
     )
-    commit_slide(store, slide.name, entry, message=f"copy {slide.name}")
 
 
 def _bring_embedding(slide: StoredSlide, name: str, store: Store, advance: Advance) -> None:
@@ -328,5 +333,5 @@ def _bring_indexes(source: Cohort, store: Store) -> Iterator[str]:
         yield name
 
 
-def _ignore(_: int) -> None:
+def ignore_bytes(_: int) -> None:
     """Tell nobody."""

@@ -142,7 +142,7 @@ class EmbeddingDraft:
             raise MismatchError(
                 f"slide {self.slide.name} has an embedding {self.name!r} made in another way "
                 "(weights, patch or precision differ); give the new one a name of its own "
-                "with `--name`"
+                "with `--name`, or make that one again with `--recompute`"
             )
 
     @contextmanager

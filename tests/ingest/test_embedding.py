@@ -57,6 +57,31 @@ def test_embedding_again_keeps_what_is_there(store):
     assert store.head.number == commit
 
 
+def test_recomputing_makes_it_again_in_whatever_way(store, tmp_path):
+    embed_slides(store.path, config=LITE0)
+    embed_slides(store.path, config=fields(Field(side_um=60)))
+    before = read(store)
+    report = embed_slides(store.path, config=LITE0, recompute=True)
+    assert report.embedded == {"A1": 9}
+    assert np.allclose(read(store), before, atol=1e-5)
+    assert set(open_cohort(store.path)["A1"].entry.encoders) == {"lite0", "lite0-60um"}
+    otherwise = EmbeddingConfig(fields=(Field(side_um=60), Field()), precision="bfloat16")
+    with pytest.raises(MismatchError, match="--recompute"):
+        embed_slides(store.path, config=otherwise)
+    embed_slides(store.path, config=otherwise, recompute=True)
+    assert not np.allclose(read(store), before, atol=1e-5)
+    assert verify_store(store.path, deep=True) == []
+
+
+def test_what_cannot_be_made_again_is_not_forgotten(store, pictured_slide):
+    embed_slides(store.path, config=LITE0)
+    commit = store.head.number
+    pictured_slide.image.path.unlink()
+    with pytest.raises(MissingError, match="no longer at"):
+        embed_slides(store.path, config=LITE0, recompute=True)
+    assert store.head.number == commit
+
+
 def test_a_row_is_the_embedding_of_its_own_spot(store, pictured_slide):
     embed_slides(store.path, config=LITE0)
     backwards = replace(
