@@ -320,10 +320,14 @@ def _bring_indexes(source: Cohort, store: Store) -> Iterator[str]:
     """Bring the indexes whose slides all arrived as they are in the source."""
     head = store.head
     for name, digest in source.commit.indexes.items():
-        members = source.store.read_document(partial(layout.index_key, name), digest)["slides"]
-        if name in head.indexes or any(
-            head.slides[slide].content != content if slide in head.slides else True
-            for slide, content in dict(members).items()
+        if name in head.indexes:
+            continue
+        index = source.store.read_document(partial(layout.index_key, name), digest)
+        if not all(
+            (entry := head.slides.get(slide)) is not None
+            and entry.content == content
+            and entry.encoders.get(index["embedding"]) == index["fingerprint"]
+            for slide, content in dict(index["slides"]).items()
         ):
             continue
         for key, sha256 in index_keys(source.store, Commit(indexes={name: digest})).items():
