@@ -71,6 +71,13 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--device", default="cpu", show_default=True, help="As Lightning names it."
             ),
             click.option(
+                "--devices",
+                type=click.IntRange(min=1),
+                default=1,
+                show_default=True,
+                help="How many of it train one network together (DDP over slides).",
+            ),
+            click.option(
                 "--out", type=FOLDER, help="Folder to make; by default a new one in runs/."
             ),
             click.option(
@@ -105,6 +112,7 @@ def train(
 ) -> None:
     """Train on every slide that has an image and expression, but those kept for --test."""
     from spahgc.model.checkpoints import Checkpoints
+    from spahgc.model.curves import TENSORBOARD, show_curves
     from spahgc.model.resuming import keep_checkpoints
     from spahgc.model.runs import train_fold
     from spahgc.report.pictures import plot_curve
@@ -131,6 +139,7 @@ def train(
         with (
             progress_bar("training", config.n_epochs, unit="epochs") as advance,
             keep_checkpoints(Checkpoints(folder=unfinished / WORK)),
+            show_curves(unfinished / TENSORBOARD),
         ):
             run = train_fold(cohort, fold, config=config, advance=advance).run
         write_run(run, unfinished)
@@ -235,6 +244,7 @@ def _paper(
     features = replace(PAPER.features, embeddings=(embedding,))
     max_epochs = epochs or PAPER.training.max_epochs
     training = replace(PAPER.training, max_epochs=max_epochs, device=config.training.device)
+    training = replace(training, devices=config.training.devices)
     paper = replace(PAPER, features=features, panel_rule=config.panel_rule, training=training)
     return {PAPER_MODEL: paper}
 
@@ -288,6 +298,7 @@ def _prepare(
     ema: float | None,
     seed: int,
     device: str,
+    devices: int,
 ) -> tuple[Cohort, Usable, RunConfig]:
     from spahgc.model.expression import PanelRule
     from spahgc.model.presets import PRESETS
@@ -298,7 +309,14 @@ def _prepare(
     base = PRESETS[preset]
     features = replace(base.features, embeddings=embeddings or base.features.embeddings)
     max_epochs = epochs or base.training.max_epochs
-    training = replace(base.training, max_epochs=max_epochs, ema=ema, seed=seed, device=device)
+    training = replace(
+        base.training,
+        max_epochs=max_epochs,
+        ema=ema,
+        seed=seed,
+        device=device,
+        devices=devices,
+    )
     config = replace(base, features=features, panel_rule=genes, training=training)
     if networks is not None:
         if config.committee is None:

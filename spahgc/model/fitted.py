@@ -15,6 +15,10 @@ Advance: TypeAlias = Callable[[int], None]
 """Told how many more epochs are done."""
 
 
+def ignore(_: int) -> None:
+    """Tell nobody of progress."""
+
+
 class Model(Protocol):
     """Predicts slides by what it learned and by the training slides they may borrow from."""
 

@@ -6,6 +6,7 @@ T target spots, G genes
 """
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,11 +21,13 @@ from torch import Tensor
 
 from spahgc.metrics import score_genes
 from spahgc.model.checkpoints import restore_optimizer
-from spahgc.model.fitted import Advance
+from spahgc.model.curves import curve_loggers
+from spahgc.model.fitted import Advance, ignore
 from spahgc.model.losses import LossWeights, expression_loss, total_loss
 from spahgc.model.masking import frozen_copy, mask_graph, update_average
 from spahgc.model.network import GraphTensors, NetworkConfig, NetworkShape, SpaHGC
 from spahgc.model.resuming import Attempt, begin_attempt
+from spahgc.model.together import train_together
 from spahgc.torchvision_ops import declare_missing_operators
 
 declare_missing_operators()  # before Lightning, which imports torchvision
@@ -65,6 +68,9 @@ class TrainingConfig:
 
     device: str = "cpu"
     """``cpu``, ``cuda`` …, as Lightning names accelerators."""
+
+    devices: int = 1
+    """Processes, each with a device and slides of its own; every step averages their gradients."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -127,22 +133,39 @@ def train_network(
     ----------
     arXiv 2603.22821, training.
     """
+    task = (samples, held_out, shape, config)
+    if config.devices == 1:
+        return _train(task, advance or ignore)
+    return train_together(_train, task, n_processes=config.devices, advance=advance or ignore)
+
+
+def _train(
+    task: tuple[Sequence[Sample], Sequence[Sample], NetworkShape, TrainingConfig],
+    advance: Advance,
+) -> TrainedNetwork:
+    samples, held_out, shape, config = task
     graph, measured_TG = samples[0]
     network_config = NetworkConfig(
         embedding_size=graph.target_TD.shape[1], n_genes=measured_TG.shape[1], **asdict(shape)
     )
-    advance = advance or _ignore
     with torch.random.fork_rng(), _quiet():
         torch.manual_seed(config.seed)
-        attempt = begin_attempt(network_config, config, samples=(*samples, *held_out))
+        attempt = None  # of several processes each would need its own
+        if config.devices == 1:
+            attempt = begin_attempt(network_config, config, samples=(*samples, *held_out))
         lesson = _Lesson(SpaHGC(network_config), config, advance, attempt)
         is_done = attempt is not None and attempt.take_up(lesson)
         if lesson.curve:
             advance(len(lesson.curve))
         if not is_done:
             validation = _Slides(held_out) if held_out else None
-            slides = _ShuffledSlides(samples, seed=config.seed, lesson=lesson)
-            _trainer(config).fit(lesson, slides, validation)
+            trainer = _trainer(config)
+            rank = trainer.global_rank
+            slides = _ShuffledSlides(samples, lesson=lesson, rank=rank)
+            if rank:  # masks and dropout of its own
+                lesson.masks.manual_seed(config.seed + rank)
+                torch.manual_seed(config.seed + rank)
+            trainer.fit(lesson, slides, validation)
     advance(config.max_epochs - len(lesson.curve))
     best = lesson.best
     return TrainedNetwork(
@@ -233,14 +256,15 @@ class _Lesson(lightning.LightningModule):
         Lightning validates before it comes here.
         """
         losses, scores = zip(*self._validation or [(np.nan, np.nan)], strict=True)
-        self.curve.append(
-            {
-                "epoch": len(self.curve) + 1,
-                "train_loss": float(np.mean(self._train_losses)),
-                "validation_loss": float(np.mean(losses)),
-                "validation_pcc": float(np.mean(scores)),
-            }
-        )
+        means = torch.tensor([np.mean(self._train_losses), np.mean(losses), np.mean(scores)])
+        # over all processes, which must decide alike when to stop
+        if self.config.devices > 1:
+            means = self.trainer.strategy.reduce(means.to(self.device), reduce_op="mean")
+        names = ("train_loss", "validation_loss", "validation_pcc")
+        row = dict(zip(names, means.tolist(), strict=True))
+        for logger in self.trainer.loggers:
+            logger.log_metrics(row, step=len(self.curve) + 1)
+        self.curve.append({"epoch": len(self.curve) + 1, **row})
         self._train_losses, self._validation = [], []
         if self.best is self.curve[-1]:
             state = self.network.state_dict()
@@ -283,14 +307,22 @@ class _ShuffledSlides(_Slides):
     resumed training would see another order than one that was never interrupted.
     """
 
-    def __init__(self, samples: Sequence[Sample], *, seed: int, lesson: _Lesson) -> None:
+    def __init__(self, samples: Sequence[Sample], *, lesson: _Lesson, rank: int = 0) -> None:
         super().__init__(samples)
-        self._seed = seed
         self._lesson = lesson
+        self._n_processes = lesson.config.devices
+        self._rank = rank
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._samples) / self._n_processes)
 
     def __iter__(self) -> Iterator[Sample]:
-        draws = np.random.default_rng([self._seed % 2**32, len(self._lesson.curve)])
-        return iter([self._samples[place] for place in draws.permutation(len(self._samples))])
+        seed = self._lesson.config.seed % 2**32
+        draws = np.random.default_rng([seed, len(self._lesson.curve)])
+        order = draws.permutation(len(self._samples))
+        # every process has as many steps: some slides come twice where they do not divide
+        order = np.resize(order, len(self) * self._n_processes)
+        return iter([self._samples[place] for place in order[self._rank :: self._n_processes]])
 
 
 @contextmanager
@@ -312,15 +344,13 @@ def _quiet() -> Iterator[None]:
 def _trainer(config: TrainingConfig) -> lightning.Trainer:
     return lightning.Trainer(
         accelerator=config.device,
-        devices=1,
+        devices=config.devices,
+        strategy="auto" if config.devices == 1 else "ddp_find_unused_parameters_true",
         max_epochs=config.max_epochs,
-        logger=False,
+        logger=curve_loggers(),
+        log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-
-
-def _ignore(_: int) -> None:
-    """Report to nobody."""

@@ -9,7 +9,8 @@ import pytest
 import torch
 from lightning.pytorch.trainer import setup
 
-from spahgc.model import runs, training
+from spahgc.model import curves, runs, training
+from spahgc.model.curves import show_curves
 from spahgc.model.expression import GenePanel
 from spahgc.model.features import FeatureConfig
 from spahgc.model.graph import GraphConfig
@@ -153,8 +154,8 @@ def test_training_says_and_leaves_nothing(teaching, tmp_path, monkeypatch, capfd
 
 def test_slides_come_in_an_order_of_their_own_each_epoch_however_often_it_is_asked():
     def orders(seed):
-        lesson = SimpleNamespace(curve=[])
-        slides = training._ShuffledSlides(list(range(6)), seed=seed, lesson=lesson)
+        lesson = SimpleNamespace(curve=[], config=TrainingConfig(seed=seed))
+        slides = training._ShuffledSlides(list(range(6)), lesson=lesson)
         for _ in range(8):
             first, again = list(slides), list(slides)
             assert first == again
@@ -165,6 +166,33 @@ def test_slides_come_in_an_order_of_their_own_each_epoch_however_often_it_is_ask
     assert len({tuple(order) for order in orders(3)}) > 4
     assert list(orders(3)) == list(orders(3))
     assert list(orders(3)) != list(orders(4))
+
+
+def test_several_processes_go_over_all_slides_in_as_many_steps():
+    lesson = SimpleNamespace(curve=[], config=TrainingConfig(devices=2))
+    ranks = [training._ShuffledSlides(list(range(5)), lesson=lesson, rank=rank) for rank in (0, 1)]
+    assert [len(slides) for slides in ranks] == [3, 3]
+    first, second = (list(slides) for slides in ranks)
+    assert set(first) | set(second) == set(range(5))
+    assert len(first) == len(second) == 3
+
+
+def test_a_curve_can_be_watched_in_tensorboard(teaching, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with show_curves(tmp_path / "tensorboard"):
+        fitted = train(teaching)
+    (events,) = (tmp_path / "tensorboard").rglob("events.out.tfevents.*")
+    watched = EventAccumulator(str(events)).Reload()
+    losses = [scalar.value for scalar in watched.Scalars("validation_loss")]
+    assert losses == pytest.approx(list(fitted.curve["validation_loss"]), rel=1e-6)
+
+
+def test_without_tensorboard_nothing_is_written(teaching, tmp_path, monkeypatch):
+    monkeypatch.setattr(curves, "find_spec", lambda _: None)
+    with show_curves(tmp_path / "tensorboard"):
+        train(teaching)
+    assert not (tmp_path / "tensorboard").exists()
 
 
 def second_encoder_after(teaching, monkeypatch, **config):
