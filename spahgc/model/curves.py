@@ -16,8 +16,8 @@ _folder: ContextVar[Path | None] = ContextVar("folder of curves", default=None)
 
 
 @contextmanager
-def show_curves(folder: Path) -> Iterator[None]:
-    """Let every training in the block write its curve below ``folder``, one after another."""
+def show_curves(folder: Path | None) -> Iterator[None]:
+    """Let every training in the block write its curve below ``folder``, if there is one."""
     token = _folder.set(folder)
     try:
         yield
@@ -25,9 +25,14 @@ def show_curves(folder: Path) -> Iterator[None]:
         _folder.reset(token)
 
 
+def curves_folder() -> Path | None:
+    """Say where curves are written."""
+    return _folder.get()
+
+
 def curve_loggers() -> list["Logger"]:
     """Give what a Lightning trainer is to tell of each epoch; nothing without TensorBoard."""
-    folder = _folder.get()
+    folder = curves_folder()
     if folder is None or find_spec(TENSORBOARD) is None:
         return []
     from lightning.pytorch.loggers import TensorBoardLogger

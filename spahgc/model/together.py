@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ from torch.multiprocessing.spawn import (
 )
 
 from spahgc.errors import WorkerError
+from spahgc.model.curves import curves_folder, show_curves
 from spahgc.model.fitted import Advance, ignore
 
 Task = TypeVar("Task")
@@ -54,7 +56,7 @@ def train_together(
     told = get_context("spawn").Queue()
     processes = start_processes(
         _train_as_one,
-        args=(n_processes, _free_port(), train, task, told),
+        args=(n_processes, _free_port(), train, task, curves_folder(), told),
         nprocs=n_processes,
         join=False,
         start_method="spawn",
@@ -87,6 +89,7 @@ def _train_as_one(
     port: int,
     train: Train[Task, Any],
     task: Task,
+    curves: Path | None,
     told: Any,  # noqa: ANN401  a queue; its class has no public name
 ) -> None:
     """Run in one of the processes: tell Lightning which one it is, and train."""
@@ -99,7 +102,9 @@ def _train_as_one(
     }
     torch.set_num_threads(max(1, torch.get_num_threads() // n_processes))
     is_first = rank == 0
-    result = train(task, (lambda n: told.put(("epochs", n))) if is_first else ignore)
+    tell: Advance = (lambda n: told.put(("epochs", n))) if is_first else ignore
+    with show_curves(curves if is_first else None):
+        result = train(task, tell)
     if is_first:
         told.put(("result", result))
         told.close()

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spahgc.errors import MismatchError
 from spahgc.metrics import score_genes
 from spahgc.model.checkpoints import restore_optimizer
 from spahgc.model.curves import curve_loggers
@@ -33,6 +34,7 @@ from spahgc.torchvision_ops import declare_missing_operators
 declare_missing_operators()  # before Lightning, which imports torchvision
 
 import lightning.pytorch as lightning  # noqa: E402
+from lightning.fabric.utilities.exceptions import MisconfigurationException  # noqa: E402
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,10 +344,24 @@ def _quiet() -> Iterator[None]:
 
 
 def _trainer(config: TrainingConfig) -> lightning.Trainer:
+    strategy = "auto"
+    if config.devices > 1:  # without the contrast, some of the encoder has no part in the loss
+        strategy = "ddp" if config.losses.contrast else "ddp_find_unused_parameters_true"
+    try:
+        return _lightning_trainer(config, strategy)
+    except (MisconfigurationException, ImportError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise MismatchError(
+            f"no {config.devices} × {config.device!r} to train on here ({reason}); give another "
+            "`--device`, or fewer `--devices`"
+        ) from error
+
+
+def _lightning_trainer(config: TrainingConfig, strategy: str) -> lightning.Trainer:
     return lightning.Trainer(
         accelerator=config.device,
         devices=config.devices,
-        strategy="auto" if config.devices == 1 else "ddp_find_unused_parameters_true",
+        strategy=strategy,
         max_epochs=config.max_epochs,
         logger=curve_loggers(),
         log_every_n_steps=1,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from spahgc.errors import WorkerError
+from spahgc.model.curves import show_curves
 from spahgc.model.features import FeatureConfig
 from spahgc.model.graph import GraphConfig
 from spahgc.model.paper import fit_paper
@@ -28,7 +29,7 @@ def teaching(grown):
     )
 
 
-def test_two_processes_train_one_network(teaching):
+def test_two_processes_train_one_network(teaching, tmp_path):
     epochs = []
     config = TrainingConfig(max_epochs=12, learning_rate=0.003, seed=1, devices=2)
     fitted = fit_paper(
@@ -40,7 +41,9 @@ def test_two_processes_train_one_network(teaching):
     predicted_SG = fitted.model.predict(teaching.read("A1"))
     assert np.isfinite(predicted_SG).all()
     assert np.allclose(predicted_SG, fitted.held_out["A1"])
-    again = fit_paper(teaching, validation=["A1"], shape=SMALL, config=config)
+    with show_curves(tmp_path):
+        again = fit_paper(teaching, validation=["A1"], shape=SMALL, config=config)
+    assert len(list(tmp_path.rglob("events.out.tfevents.*"))) == 1
     for name, weights in fitted.arrays.items():
         assert np.allclose(weights, again.arrays[name], atol=1e-6)
 

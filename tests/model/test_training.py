@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.trainer import setup
 
+from spahgc.errors import MismatchError
 from spahgc.model import curves, runs, training
 from spahgc.model.curves import show_curves
 from spahgc.model.expression import GenePanel
@@ -186,6 +187,13 @@ def test_a_curve_can_be_watched_in_tensorboard(teaching, tmp_path):
     watched = EventAccumulator(str(events)).Reload()
     losses = [scalar.value for scalar in watched.Scalars("validation_loss")]
     assert losses == pytest.approx(list(fitted.curve["validation_loss"]), rel=1e-6)
+
+
+@pytest.mark.parametrize("device", ["cuda", "tpu", "abacus"])
+def test_a_device_that_is_not_here_is_one_line(teaching, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MismatchError, match=f"no 1 × '{device}' to train on here"):
+        train(teaching, device=device)
 
 
 def test_without_tensorboard_nothing_is_written(teaching, tmp_path, monkeypatch):
