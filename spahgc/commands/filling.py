@@ -10,6 +10,7 @@ import click
 
 from spahgc.commands.embed import embed_stored, embedding_options, say_embedded
 from spahgc.commands.screen import FOLDER, spinner, store_option
+from spahgc.store.words import spell_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -139,7 +140,7 @@ def _say_slide(slide: Slide, outcome: str) -> None:
     scale = f"{slide.microns_per_pixel:.4g} µm/px" if slide.microns_per_pixel else "scale unknown"
     click.echo(
         f"{slide.name}: {outcome}, {len(slide.spots)} spots, {genes}{total}, {scale}, "
-        f"patient {slide.patient or 'unknown'}"
+        f"patient {spell_plain(slide.patient or 'unknown')}"
     )
     for finding in slide.findings:
         click.echo(f"  {finding.kind}: {finding.text}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spahgc.errors import SpahgcError
+from spahgc.store.words import spell_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,12 +43,12 @@ class PlainErrors(click.Group):
         try:
             return super().invoke(ctx)
         except SpahgcError as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+            raise click.ClickException(spell_plain(" ".join(str(error).split()))) from error
         except OSError as error:
             if error.errno not in _OF_THE_PLACE:
                 raise
             place = "" if error.filename is None else f"{error.filename}: "
-            raise click.ClickException(f"{place}{error.strerror}") from error
+            raise click.ClickException(spell_plain(f"{place}{error.strerror}")) from error
 
 
 def store_option(command: Callable[..., Any]) -> Callable[..., Any]:

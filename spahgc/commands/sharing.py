@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from spahgc.commands.screen import FOLDER, json_option, progress_bar
+from spahgc.store.words import spell_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -122,7 +123,7 @@ def store_diff(first: str, second: str, *, as_json: bool) -> None:
 def warn_of_licences(licences: Mapping[str, str]) -> None:
     """Say on standard error what binds the use of embeddings that are handed on."""
     for name, note in sorted(licences.items()):
-        click.echo(f"note: the embeddings {name} are bound: {note}", err=True)
+        click.echo(f"note: the embeddings {name} are bound: {spell_plain(note)}", err=True)
 
 
 def _copy(

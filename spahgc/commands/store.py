@@ -24,6 +24,7 @@ from spahgc.commands.sharing import (
     store_pack,
     store_unpack,
 )
+from spahgc.store.words import spell_plain
 
 
 @click.group("store", cls=PlainErrors)
@@ -114,7 +115,7 @@ def store_verify(store: str, *, deep: bool, as_json: bool) -> None:
         click.echo(json.dumps([asdict(problem) for problem in problems], indent=1))
     else:
         for problem in problems:
-            click.echo(f"{problem.owner}: {problem.text}")
+            click.echo(spell_plain(f"{problem.owner}: {problem.text}"))
     if problems:
         raise click.ClickException(f"{store}: {len(problems)} problem(s)")
     if not as_json:
@@ -152,16 +153,20 @@ def store_gc(store: str, older_than_hours: float, *, as_json: bool) -> None:
 @json_option
 def store_remove(slides: tuple[str, ...], store: str, *, as_json: bool) -> None:
     """Take SLIDES out of the store; `spahgc store gc` frees their space a day later."""
+    from spahgc.store.cohort import open_cohort
     from spahgc.store.editing import remove_slide
     from spahgc.store.opening import open_store
 
     opened = open_store(store)
-    for slide in slides:
+    opened.check_writable()
+    cohort = open_cohort(store)
+    names = [cohort[slide].name for slide in dict.fromkeys(slides)]
+    for slide in names:
         commit = remove_slide(opened, slide)
         if not as_json:
             click.echo(f"{slide}: removed")
     if as_json:
-        click.echo(json.dumps({"removed": list(slides), "commit": commit.number}))
+        click.echo(json.dumps({"removed": names, "commit": commit.number}))
 
 
 @store_group.command("set")
@@ -184,7 +189,8 @@ def store_set(slide: str, facts: tuple[str, ...], store: str, *, as_json: bool) 
     if as_json:
         click.echo(json.dumps({"slide": slide, **known, "licences": dict(entry.licences)}))
     else:
-        click.echo(f"{slide}: " + ", ".join(f"{key} {fact}" for key, fact in known.items()))
+        said = ", ".join(f"{key} {fact}" for key, fact in known.items() if fact is not None)
+        click.echo(spell_plain(f"{slide}: {said or 'nothing said'}"))
 
 
 for _command in (store_export, store_copy, store_pack, store_unpack, store_merge, store_diff):

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from spahgc.store.entries import SlideEntry
 from spahgc.store.summary import StoreSummary
+from spahgc.store.words import spell_plain
 
 
 def print_slides(slides: Mapping[str, SlideEntry], *, console: Console, title: str) -> None:
@@ -22,7 +23,7 @@ def print_slides(slides: Mapping[str, SlideEntry], *, console: Console, title: s
     title
         Above the table.
     """
-    table = Table(title=Text(title), title_justify="left")
+    table = Table(title=Text(spell_plain(title)), title_justify="left")
     table.add_column("slide", no_wrap=True)
     table.add_column("platform")
     table.add_column("patient")
@@ -34,8 +35,8 @@ def print_slides(slides: Mapping[str, SlideEntry], *, console: Console, title: s
         scale = entry.microns_per_pixel
         table.add_row(
             name,
-            entry.platform,
-            Text(entry.patient or "unknown"),  # free text: its brackets are no markup
+            Text(spell_plain(entry.platform)),
+            Text(spell_plain(entry.patient or "unknown")),  # free text: its brackets are no markup
             str(entry.n_spots),
             str(entry.n_genes) if entry.n_genes else "–",
             "–" if scale is None else f"{scale:.4g}",
@@ -66,5 +67,5 @@ def print_summary(summary: StoreSummary, *, console: Console) -> None:
         ("indexes", ", ".join(summary.indexes) or "none"),
         *((f"licence of {what}", "; ".join(notes)) for what, notes in summary.licences.items()),
     ):
-        table.add_row(name, Text(value, overflow="fold"))
+        table.add_row(name, Text(spell_plain(value), overflow="fold"))
     console.print(table)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spahgc.report.pictures import BLUE, DOTS_PER_INCH, GREY
+from spahgc.store.words import spell_plain
 
 PER_ROW: Final = 5
 """Patches beside each other."""
@@ -46,7 +47,7 @@ def print_neighbours(
         table.add_row(
             str(rank),
             neighbour.slide,
-            Text(neighbour.patient or "unknown"),
+            Text(spell_plain(neighbour.patient or "unknown")),
             neighbour.spot,
             f"{neighbour.distance:.4g}",
         )

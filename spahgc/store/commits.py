@@ -195,7 +195,7 @@ class Store:
 
     def point_at(self, number: int) -> None:
         """Leave the number of the newest commit for those who open the store next."""
-        self.location.put(layout.NEWEST, _spell({"number": number}))
+        self.location.put(layout.NEWEST, spell_newest(number))
 
     def put_blob(self, key_of: Callable[[str], str], content: bytes) -> str:
         """Write bytes under their own digest, and return that sha256."""
@@ -300,6 +300,11 @@ class Store:
 
     def _read_page(self, digest: str) -> Mapping[str, Any]:
         return self.read_document(layout.page_key, digest)
+
+
+def spell_newest(number: int) -> bytes:
+    """Give the bytes of the document that tells the number of the newest commit."""
+    return _spell({"number": number})
 
 
 def _check(commit: Commit, pages: Mapping[str, PageRecord]) -> None:

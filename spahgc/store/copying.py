@@ -6,7 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from spahgc.errors import CommitConflictError, MismatchError, MissingError, SlideExistsError
+from spahgc.errors import (
+    CommitConflictError,
+    DamagedStoreError,
+    MismatchError,
+    MissingError,
+    SlideExistsError,
+)
 from spahgc.store import layout
 from spahgc.store.cohort import Cohort, open_cohort
 from spahgc.store.commits import Commit, Store
@@ -161,6 +167,7 @@ def copy_store(
     DamagedStoreError
         If a file of the source is missing or damaged.
     """
+    plan_copy(source, Commit(), slides=slides, encoders=encoders)  # refused, no store is made
     store = create_store(target)
     store.check_writable()
     plans = plan_copy(source, store.head, slides=slides, encoders=encoders)
@@ -187,21 +194,36 @@ def merge_stores(
     Raises
     ------
     SlideExistsError
-        If two of them have different slides of one name; nothing is brought then.
+        If two of them, or one of them and the target, have different slides of one name or
+        different embeddings of one name of a slide; nothing is brought then.
     """
-    seen: dict[str, tuple[str, SlideEntry]] = {}
-    for source in sources:
-        for name, slide in source.slides.items():
-            first, entry = seen.setdefault(name.lower(), (source.where, slide.entry))
-            if entry.content != slide.entry.content:
-                raise SlideExistsError(
-                    f"{first} and {source.where} have different slides of the name {name!r}; "
-                    "ingest one of them again with `--name`"
-                )
+    _refuse_clashes(sources)
     head = create_store(into).head
     for source in sources:
         plan_copy(source, head)
     return [copy_store(source, into, advance=advance) for source in sources]
+
+
+def _refuse_clashes(sources: Sequence[Cohort]) -> None:
+    slides: dict[str, tuple[str, str, str]] = {}
+    embeddings: dict[tuple[str, str], tuple[str, str]] = {}
+    for source in sources:
+        for name, slide in source.slides.items():
+            mine = (name, slide.entry.content)
+            first, *known = slides.setdefault(name.lower(), (source.where, *mine))
+            if tuple(known) != mine:
+                raise SlideExistsError(
+                    f"{first} and {source.where} have different slides of the name {name!r}; "
+                    "ingest one of them again with `--name`"
+                )
+            for embedding, digest in slide.entry.encoders.items():
+                first, its = embeddings.setdefault((name, embedding), (source.where, digest))
+                if its != digest:
+                    raise SlideExistsError(
+                        f"slide {name}: {first} and {source.where} have different embeddings of "
+                        f"the name {embedding!r}; bring one of them by `spahgc store copy` with "
+                        "`--encoders`"
+                    )
 
 
 def _plan_slide(slide: StoredSlide, head: Commit, encoders: Collection[str] | None) -> Plan:
@@ -323,12 +345,16 @@ def _bring_indexes(source: Cohort, store: Store) -> Iterator[str]:
         if name in head.indexes:
             continue
         index = source.store.read_document(partial(layout.index_key, name), digest)
-        if not all(
-            (entry := head.slides.get(slide)) is not None
-            and entry.content == content
-            and entry.encoders.get(index["embedding"]) == index["fingerprint"]
-            for slide, content in dict(index["slides"]).items()
-        ):
+        try:
+            is_whole = all(
+                (entry := head.slides.get(slide)) is not None
+                and entry.content == content
+                and entry.encoders.get(index["embedding"]) == index["fingerprint"]
+                for slide, content in dict(index["slides"]).items()
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedStoreError(f"the record of index {name!r} is none: {error}") from None
+        if not is_whole:
             continue
         for key, sha256 in index_keys(source.store, Commit(indexes={name: digest})).items():
             blob = source.store.read_blob(lambda _, key=key: key, sha256)  # type: ignore[misc]

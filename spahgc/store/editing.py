@@ -9,6 +9,7 @@ from spahgc.errors import MismatchError, MissingError
 from spahgc.store import layout
 from spahgc.store.commits import Commit, Store
 from spahgc.store.entries import SlideEntry
+from spahgc.store.words import is_plain
 
 LICENCE: Final = "licence"
 
@@ -16,9 +17,10 @@ MEASURED: Final = frozenset(
     [
         *("slide", "platform", "microns_per_pixel", "microns_per_pixel_sources"),
         *("spot_diameter_um", "pitch_um", "image", "findings", "made_by", "made_at"),
+        *("group", "n_bytes", "embeddings"),
     ]
 )
-"""What was read from files: to change it, ingest the slide again."""
+"""What follows from the files: to change it, ingest the slide again."""
 
 _KEY = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -63,7 +65,8 @@ def set_facts(store: Store, name: str, facts: Mapping[str, str]) -> Commit:
     MissingError
         If there is no such slide or embedding.
     MismatchError
-        If a key is no lower-case word, or tells what was measured.
+        If a key is no lower-case word, or tells what was measured, or a fact has characters that
+        a terminal would obey.
     """
 
     def change(head: Commit) -> Commit:
@@ -123,6 +126,8 @@ def _entry(store: Store, head: Commit, name: str) -> SlideEntry:
 
 
 def _with_fact(entry: SlideEntry, name: str, key: str, fact: str) -> SlideEntry:
+    if not is_plain(fact):
+        raise MismatchError(f"{key}={fact!r} has line breaks or control characters; leave them out")
     embedding, _, what = key.rpartition(".")
     if embedding:
         if embedding not in entry.encoders or what != LICENCE:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from spahgc.errors import StoreError
+from spahgc.errors import DamagedStoreError, StoreError
 from spahgc.store import layout
 from spahgc.store.cohort import Cohort
+from spahgc.store.commits import spell_newest
 from spahgc.store.contents import index_keys, read_file
 from spahgc.store.durable import sync_folder
 
@@ -57,7 +58,12 @@ def _contents(source: Cohort) -> Iterator[tuple[str, bytes]]:
     """Give every file of the newest commit, the small ones that tell of the others first."""
     store, location = source.store, source.store.location
     for key in _documents(source):
-        yield key, location.read(key)
+        try:
+            yield key, location.read(key)
+        except FileNotFoundError:
+            raise DamagedStoreError(f"{source.where}: {key} is missing") from None
+    if source.commit.number:
+        yield layout.NEWEST, spell_newest(source.commit.number)
     for key, digest in index_keys(store, source.commit).items():
         yield key, store.read_blob(lambda _, key=key: key, digest)  # type: ignore[misc]
     for slide in source.slides.values():
@@ -72,7 +78,5 @@ def _contents(source: Cohort) -> Iterator[tuple[str, bytes]]:
 def _documents(source: Cohort) -> Iterator[str]:
     yield layout.ROOT_DOCUMENT
     yield f"{layout.TABLES}/{layout.ROOT_DOCUMENT}"
-    if source.commit.number:
-        yield layout.NEWEST
     yield from (layout.commit_key(n) for n in range(1, source.commit.number + 1))
     yield from (layout.page_key(page.sha256) for page in source.commit.catalogue.pages.values())
