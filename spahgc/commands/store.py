@@ -143,7 +143,7 @@ def store_gc(store: str, older_than_hours: float, *, as_json: bool) -> None:
         click.echo(json.dumps(done, indent=1))
         return
     for key in done:
-        click.echo(key)
+        click.echo(spell_plain(key))
     click.echo(f"{store}: {len(done)} leftover(s) removed or mended")
 
 

@@ -48,7 +48,7 @@ def print_neighbours(
             str(rank),
             neighbour.slide,
             Text(spell_plain(neighbour.patient or "unknown")),
-            neighbour.spot,
+            Text(spell_plain(neighbour.spot)),
             f"{neighbour.distance:.4g}",
         )
     console.print(table)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from spahgc.errors import ProtocolError
+from spahgc.store.words import spell_plain
 
 BY_PATIENT: Final = "leave-one-patient-out"
 BY_SLIDE: Final = "leave-one-slide-out"
@@ -52,8 +53,9 @@ def caveat_of(shared_patients: Sequence[str]) -> str | None:
     """Say what it means that these patients are on both sides of a test."""
     if not shared_patients:
         return None
+    patients = ", ".join(map(spell_plain, shared_patients))
     return (
-        f"slides of one patient ({', '.join(shared_patients)}) on both sides of the test: "
+        f"slides of one patient ({patients}) on both sides of the test: "
         "expect less on another patient"
     )
 

@@ -208,6 +208,7 @@ def test_a_foreign_stores_words_never_reach_the_terminal_raw(lab):
         return head.with_slide("A1", entry)
 
     open_store("data.zarr").commit(forge, message="\x1b[5mforged\r\n")
+    (lab / "data.zarr/staging/\x9b2J").write_bytes(b"")
     assert r"\x1b[31mP1\n" in spahgc_store("ls").stdout
     assert r"\x1b[8mhidden" in spahgc_store("info").stdout
     assert json.loads(spahgc_store("show", "A1").stdout)["patient"] == "\x1b[31mP1\n"
@@ -215,6 +216,7 @@ def test_a_foreign_stores_words_never_reach_the_terminal_raw(lab):
         *(("ls",), ("info",), ("show", "A1"), ("verify",), ("set", "A1", "section=2")),
         *(("copy", "data.zarr", "copy.zarr"), ("pack", "data.zarr", "data.zip")),
         *(("ls", "--json"), ("info", "--json"), ("unpack", "data.zip", "--json")),
+        *(("gc", "--older-than-hours", "0"),),
     ):
         shown = spahgc_store(*arguments).output
         assert is_plain(shown.replace("\n", "")), arguments

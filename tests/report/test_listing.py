@@ -3,6 +3,7 @@ import io
 from rich.console import Console
 
 from spahgc.report.listing import print_slides
+from spahgc.report.neighbours import FoundSpot, print_neighbours
 from spahgc.store.entries import SlideEntry
 
 SLIDE = {
@@ -59,3 +60,14 @@ def test_brackets_in_free_text_are_shown_and_never_obeyed():
     assert row[2] == "7 [bold]"
     assert row[-1] == "[/red]"
     assert "studies [2024]/a [x].zarr" in shown({}, title="studies [2024]/a [x].zarr")
+
+
+def test_what_a_terminal_would_obey_is_shown_escaped():
+    entry = SlideEntry(**{**SLIDE, "patient": "\x1b[31m7\n", "platform": "st\x07"})
+    (row,) = cells({"C2": entry})
+    assert row[1:3] == [r"st\x07", r"\x1b[31m7\n"]
+    page = io.StringIO()
+    spot = FoundSpot("C2", "\x9b7", "[b]1x1\x1b", 0.5)
+    print_neighbours([spot], console=Console(file=page, width=120), title="C2", metric="l2")
+    assert r"\x9b7" in page.getvalue()
+    assert r"[b]1x1\x1b" in page.getvalue()

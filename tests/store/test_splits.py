@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spahgc.errors import ProtocolError
-from spahgc.store.splits import BY_PATIENT, BY_SLIDE, make_fold, make_folds
+from spahgc.store.splits import BY_PATIENT, BY_SLIDE, caveat_of, make_fold, make_folds
 
 THREE = {"C1": "C", "A1": "A", "A2": "A", "B1": "B", "B2": "B"}
 FOUR = {**THREE, "D1": "D", "D2": "D"}
@@ -200,3 +200,7 @@ def test_more_folds_than_patients_are_refused_with_what_works():
 def test_a_rule_nobody_knows_is_refused_with_those_there_are(rule):
     with pytest.raises(ProtocolError, match=r"k-fold:N"):
         make_folds(FOUR, rule=rule)
+
+
+def test_a_caveat_names_patients_so_that_a_terminal_obeys_nothing_in_them():
+    assert r"one patient (\x1b[31mP) on" in caveat_of(["\x1b[31mP"])
