@@ -40,12 +40,14 @@ def store_export(
 ) -> None:
     """Write each SLIDE with its embeddings to DIR, for scanpy, squidpy or SpatialData."""
     from spahgc.store.cohort import open_cohort
-    from spahgc.store.export import export_slide
+    from spahgc.store.export import export_slide, find_place
 
     if is_all == bool(slides):
         raise click.UsageError("name the slides to export, or give `--all`")
     cohort = open_cohort(store)
     chosen = [cohort[name] for name in (cohort.slides if is_all else slides)]
+    for slide in chosen:
+        find_place(slide, folder, to=to, overwrite=overwrite)
     written = {}
     for slide in chosen:
         with spinner(f"exporting {slide.name}"):

@@ -45,15 +45,29 @@ def export_slide(
     DamagedStoreError
         If the slide is not as it was committed.
     """
-    place = folder / f"{slide.name}{SUFFIXES[to]}"
-    if place.exists() and not overwrite:
-        raise StoreError(f"{place} exists already; replace it with `--overwrite`")
+    place = find_place(slide, folder, to=to, overwrite=overwrite)
     table = as_table(slide)
     with replacing(place) as unfinished:
         if to == "h5ad":
             table.write_h5ad(unfinished, compression="gzip")
         else:
             write_container(slide, table, unfinished)
+    return place
+
+
+def find_place(
+    slide: StoredSlide, folder: Path, *, to: ExportFormat, overwrite: bool = False
+) -> Path:
+    """Say where `export_slide` would write, and write nothing.
+
+    Raises
+    ------
+    StoreError
+        If something is there already and ``overwrite`` is not set.
+    """
+    place = folder / f"{slide.name}{SUFFIXES[to]}"
+    if place.exists() and not overwrite:
+        raise StoreError(f"{place} exists already; replace it with `--overwrite`")
     return place
 
 

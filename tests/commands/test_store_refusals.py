@@ -25,6 +25,7 @@ def template(tmp_path_factory):
     pack_store(open_cohort(folder / "data.zarr"), folder / "data.zip")
     (folder / "plain").mkdir()
     (folder / "plain/notes.txt").write_text("mine")
+    (folder / "plain/B1.h5ad").write_text("mine")
     return folder
 
 
@@ -91,6 +92,7 @@ WRONG = [
     (["set", "A1", "patient=\x1b[31mP1\n"], "has line breaks or control characters"),
     (["export", "A1", "out", "--to", "h5ad", "--store", "none.zarr"], GONE),
     (["export", "A1", "Z9", "out", "--to", "h5ad"], "has no slide 'Z9'"),
+    (["export", "--all", "plain", "--to", "h5ad"], "plain/B1.h5ad exists already"),
     (["export", "A1", "plain/notes.txt", "--to", "h5ad"], "A1.h5ad cannot be written"),
 ]
 
