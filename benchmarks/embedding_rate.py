@@ -1,9 +1,10 @@
 """How close embedding slides comes to the encoder's own forward pass, and to a usual loop.
 
-    .venv/bin/python benchmarks/embedding_rate.py [her2st study folder] [--model TIMM]
+    .venv/bin/python benchmarks/embedding_rate.py [her2st study folder] [--model TIMM] [--one-field]
 
 Without a study it grows synthetic sections. Without ``--model`` it takes lite0, with it that timm
-model (vit_small_patch16_224, say) with random weights. In each of some rounds, one after the other
+model (vit_small_patch16_224, say) with random weights; the four fields of view that ``ingest``
+embeds, or one. In each of some rounds, one after the other
 in the same run: the forward pass alone on as many patches, the whole pipeline (images decoded,
 patches cut, embeddings written and committed), and a plain PyTorch DataLoader over PIL crops. The
 best round of each counts. The last column is the processor's own time, which other programs on the
@@ -11,8 +12,11 @@ machine disturb less.
 """
 
 import argparse
+import itertools
 import tempfile
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +25,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from spahgc.ingest.embedding import embed_slides
-from spahgc.ingest.fields import EmbeddingConfig, Field
+from spahgc.ingest.fields import DEFAULT_FIELDS, EmbeddingConfig, Field
 from spahgc.ingest.networks.timm_networks import timm
 from spahgc.ingest.readers.st import find_sections, read_st
 from spahgc.ingest.shards import forward_once
@@ -36,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", type=Path, nargs="?")
     parser.add_argument("--model")
+    parser.add_argument("--one-field", action="store_true")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         study = asked.study or grow(Path(folder) / "slides")
@@ -43,17 +48,19 @@ def main() -> None:
         for files in find_sections(study):
             add_slide(store, read_st(files))
         config = make_config(asked.model, Path(folder))
+        if not asked.one_field:
+            config = replace(config, fields=DEFAULT_FIELDS)
         measure(store, config)
 
 
 def measure(store, config) -> None:
     slides = [s for s in open_cohort(store.path).slides.values() if s.entry.image is not None]
-    n_spots = sum(slide.n_spots for slide in slides)
+    n_patches = sum(slide.n_spots for slide in slides) * len(config.fields)
     forward = forward_once(config)
     jobs = {
-        "forward pass alone": lambda _: forward_alone(forward, n_spots),
+        "forward pass alone": lambda _: forward_alone(forward, n_patches),
         "whole pipeline": lambda n: pipeline(store, config, n),
-        "DataLoader over PIL crops": lambda _: usual_loop(forward, slides, config.fields[0]),
+        "DataLoader over PIL crops": lambda _: usual_loop(forward, slides, config.fields),
     }
     wall, processor = dict.fromkeys(jobs, np.inf), dict.fromkeys(jobs, np.inf)
     forward_alone(forward, 32)
@@ -63,14 +70,15 @@ def measure(store, config) -> None:
             job(number)
             wall[name] = min(wall[name], time.perf_counter() - start)
             processor[name] = min(processor[name], time.process_time() - cpu)
-    print(f"{config.encoder}: {len(slides)} slides, {n_spots} spots, batches of", end=" ")
+    print(f"{config.encoder}: {len(slides)} slides, {n_patches} patches, batches of", end=" ")
     print(f"{forward.batch_size}, {torch.get_num_threads()} threads, best of {ROUNDS}")
     alone = "forward pass alone"
     for name in jobs:
+        share, rate = wall[alone] / wall[name], n_patches / wall[name]
+        cost = processor[name] / n_patches * 1e3
         print(
-            f"{name:26s} {n_spots / wall[name]:7.1f} patches/s, {wall[alone] / wall[name]:.2f} of "
-            f"the forward pass; {processor[name] / n_spots * 1e3:.1f} ms of processor a patch "
-            f"({processor[alone] / processor[name]:.2f})"
+            f"{name:26s} {rate:7.1f} patches/s, {share:.2f} of the forward pass; "
+            f"{cost:.1f} ms of processor a patch ({processor[alone] / processor[name]:.2f})"
         )
 
 
@@ -99,10 +107,7 @@ def forward_alone(forward, n_patches: int) -> None:
 
 
 def pipeline(store, config: EmbeddingConfig, number: int) -> None:
-    named = EmbeddingConfig(
-        encoder=config.encoder, weights=config.weights, device="cpu", name=f"round{number}"
-    )
-    embed_slides(store.path, config=named)
+    embed_slides(store.path, config=replace(config, name=f"round{number}"))
 
 
 class Crops(Dataset):
@@ -124,13 +129,13 @@ class Crops(Dataset):
         return torch.from_numpy(np.array(patch)).permute(2, 0, 1).float() / 255
 
 
-def usual_loop(forward, slides, field: Field) -> None:
+def usual_loop(forward, slides, fields: Iterable[Field]) -> None:
     encoder = forward.encoder
     mean = torch.tensor(encoder.mean).view(3, 1, 1)
     std = torch.tensor(encoder.std).view(3, 1, 1)
     network = encoder.network
     with torch.inference_mode():
-        for slide in slides:
+        for slide, field in itertools.product(slides, fields):
             crops = Crops(slide, field=field, input_px=encoder.input_px)
             for batch in DataLoader(crops, batch_size=32, num_workers=2):
                 network((batch - mean) / std)

@@ -20,11 +20,11 @@ from spahgc.ingest.fields import (
     embedding_name,
 )
 from spahgc.ingest.patches import refuse_outside
-from spahgc.ingest.prefetch import prefetch
 from spahgc.ingest.shards import (
     Advance,
     FinishedShard,
     ShardTask,
+    beside,
     cut_all,
     embed_shards,
     forward_once,
@@ -186,7 +186,7 @@ def embed_image_slide(
         _refuse_other(encoder, config, fingerprint_digests)
     vectors: list[list[NDArray[np.float32]]] = [[] for _ in config.fields]
     batches = cut_all(slide.image.path, slide.centers, slide.microns_per_pixel, config)
-    for batch in prefetch(batches):
+    for batch in beside(config, batches):
         views = config.fields[batch.width].views
         vectors_BD = forward_once(config).embed_views(batch.pixels_BHWC, views=views)
         vectors[batch.width].append(vectors_BD)

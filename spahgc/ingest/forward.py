@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spahgc.allocator import keep_freed_memory
 from spahgc.errors import EncoderError
 from spahgc.ingest.encoders import Encoder
 
@@ -29,6 +30,8 @@ class ForwardPass:
     def __init__(self, encoder: Encoder, *, batch_size: int | None = None) -> None:
         """Take ``batch_size``, or on a CPU what fits its cores, or on a GPU what is fastest."""
         self.encoder = encoder
+        if encoder.device.type == "cpu":
+            keep_freed_memory()
         if batch_size is None and encoder.device.type == "cpu":
             batch_size = PATCHES_PER_CORE * torch.get_num_threads()
         self.batch_size = batch_size or fastest_batch_size(encoder, GPU_BATCH_SIZES)

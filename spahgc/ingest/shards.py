@@ -1,13 +1,15 @@
 """One shard of one slide's embeddings: patches cut ahead, embedded, written."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from spahgc.errors import MissingError
@@ -30,7 +32,12 @@ from spahgc.store.drafts import EmbeddingDraft, RowRange
 from spahgc.store.slide import StoredSlide
 
 CUTTERS: Final = min(8, os.cpu_count() or 1)
-"""Threads that cut patches for a GPU; beside a CPU's forward pass one does, and more disturb."""
+"""Threads that cut patches for a GPU."""
+
+CUT_AT_ONCE: Final = 64
+"""Spots whose patches a CPU cuts, by all its cores, before it embeds them."""
+
+Item = TypeVar("Item")
 
 Advance: TypeAlias = Callable[[int], None]
 """Told how many more spots are done."""
@@ -82,11 +89,11 @@ def start_draft(
 def embed_shards(tasks: Iterable[ShardTask], advance: Advance) -> Iterator[FinishedShard]:
     """Embed and write shard after shard, and say of each when it is written.
 
-    Patches of the next shard, also of the next slide, are cut while this one is embedded.
+    Where a GPU embeds, patches of the next shard, also of the next slide, are cut meanwhile.
     """
     vectors: dict[int, list[NDArray[np.float32]]] = {}
     n_flat: dict[int, int] = {}
-    for task, batch in prefetch(_batches(tasks)):
+    for task, batch in _cut_ahead(tasks):
         views = task.config.fields[batch.width].views
         vectors_BD = forward_once(task.config).embed_views(batch.pixels_BHWC, views=views)
         vectors.setdefault(batch.width, []).append(vectors_BD)
@@ -111,6 +118,21 @@ def _write(
     return FinishedShard(task=task, flat=flat)
 
 
+def _cut_ahead(tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, PatchBatch]]:
+    tasks = iter(tasks)
+    for first in tasks:
+        yield from beside(first.config, _batches(itertools.chain([first], tasks)))
+
+
+def beside(config: EmbeddingConfig, items: Iterator[Item]) -> Iterator[Item]:
+    """Make the next items while a GPU embeds; a CPU has no time beside its own forward pass.
+
+    A thread that cuts there takes a core from the others, which wait for it at every layer: it
+    costs a good deal more than the time it takes.
+    """
+    return items if load_once(config).device.type == "cpu" else prefetch(items)
+
+
 def _batches(tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, PatchBatch]]:
     for task in tasks:
         slide = open_cohort(task.store)[task.slide]
@@ -125,13 +147,15 @@ def cut_all(
 ) -> Iterator[PatchBatch]:
     """Cut the patches of every field around each center, in batches."""
     encoder = load_once(config)
+    batch_size = forward_once(config).batch_size
+    is_on_cpu = encoder.device.type == "cpu"
     return cut_patches(
         open_once(path),
         centers_S2,
         microns_per_pixel=microns_per_pixel,
         configs=[patch_config(encoder, field) for field in config.fields],
-        batch_size=forward_once(config).batch_size,
-        threads=1 if encoder.device.type == "cpu" else CUTTERS,
+        batch_size=max(CUT_AT_ONCE, batch_size) if is_on_cpu else batch_size,
+        threads=torch.get_num_threads() if is_on_cpu else CUTTERS,
         stain=stain_once(path, config.stain),
     )
 
