@@ -31,6 +31,9 @@ _UNREADABLE = (
 )
 """What AnnData and Zarr raise where attributes or bytes are not what they should be."""
 
+_names_digests: dict[tuple[str, str], str] = {}
+"""Of spot names, by address of the store and digest of the slide's manifest."""
+
 
 class StoredSlide:
     """Typed view of one committed slide.
@@ -94,10 +97,10 @@ class StoredSlide:
     def spot_names(self) -> pd.Index:
         """S barcodes or spot ids: the index of `spots`, read without the rest."""
         with self._damage_of(layout.OBS):
-            column = self.manifest.documents[layout.OBS]["attributes"]["_index"]
-            key = f"{layout.OBS}/{column}"
             location, group = self.store.location, self.entry.group
-            return pd.Index(np.asarray(open_array(location, group, key, self.manifest)[:], object))
+            column = self.manifest.documents[layout.OBS]["attributes"]["_index"]
+            names = open_array(location, group, f"{layout.OBS}/{column}", self.manifest)[:]
+            return pd.Index(np.asarray(names, object))
 
     @cached_property
     def genes(self) -> pd.DataFrame:
@@ -125,7 +128,7 @@ class StoredSlide:
         MismatchError
             If it was made for other spots than the slide has.
         """
-        if self.embedding_record(name)["obs_names"] != digest_names(self.spot_names):
+        if self.embedding_record(name)["obs_names"] != self._names_digest():
             raise MismatchError(
                 f"slide {self.name}: embedding {name!r} was made for other spots; "
                 f"run `spahgc ingest … --replace` and embed again"
@@ -167,6 +170,13 @@ class StoredSlide:
             pixels=self._read(f"{place}/images/{name}"),
             scale=float(self._read(f"{place}/scalefactors/tissue_{name}_scalef")),
         )
+
+    def _names_digest(self) -> str:
+        """Give `digest_names` of the spots, which a process reads but once of each version."""
+        version = (self.store.location.address, self.entry.manifest)
+        if version not in _names_digests:
+            _names_digests[version] = digest_names(self.spot_names)
+        return _names_digests[version]
 
     def _why_not_embedded(self, name: str) -> str:
         if self.entry.image is None:
