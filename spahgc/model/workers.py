@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from spahgc.errors import MismatchError
 from spahgc.model.evaluation import Task, judge
 from spahgc.model.judged import Judged
 from spahgc.store.cohort import Cohort, open_cohort
@@ -27,10 +26,6 @@ def judge_on_dask(
         Address of a running Dask scheduler, instead of ``workers``; it must see the store under
         the same name.
 
-    Raises
-    ------
-    MismatchError
-        If the store changed meanwhile.
     """
     from distributed import Client, LocalCluster
 
@@ -38,7 +33,9 @@ def judge_on_dask(
         address: Any = scheduler
         if scheduler is None:
             address = stack.enter_context(
-                LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+                LocalCluster(
+                    n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+                )
             )
         client = stack.enter_context(Client(address))
         where, commit = cohort.where, cohort.commit.number
@@ -50,10 +47,4 @@ def judge_on_dask(
 
 
 def _judge(where: str, commit: int, task: Task) -> Judged:
-    cohort = open_cohort(where)
-    if cohort.commit.number != commit:
-        raise MismatchError(
-            f"{where} is at commit {cohort.commit.number}, but this evaluation reads commit "
-            f"{commit}; wait until nobody writes to it, then begin again"
-        )
-    return judge(cohort, task)
+    return judge(open_cohort(where, commit=commit), task)

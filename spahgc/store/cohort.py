@@ -132,10 +132,30 @@ class Cohort:
         return (", ".join(names[:MOST_NAMED]) or "none at all") + more
 
 
-def open_cohort(where: str | Path) -> Cohort:
-    """Open the newest commit of a store: a folder, ``s3://…``, ``https://…`` or a .zip."""
+def open_cohort(where: str | Path, *, commit: int | None = None) -> Cohort:
+    """Open a store: a folder, ``s3://…``, ``https://…`` or a .zip.
+
+    Parameters
+    ----------
+    where
+        Its location.
+    commit
+        Number of the commit to look at; the newest by default.
+
+    Raises
+    ------
+    MissingError
+        If there is no such commit.
+    """
     store = open_store(where)
-    return Cohort(store, store.head)
+    if commit is None:
+        return Cohort(store, store.head)
+    found = Commit() if commit == 0 else store.read_commit(commit)
+    if found is None:
+        raise MissingError(
+            f"{store.where} has no commit {commit}; its newest is {store.head.number}"
+        )
+    return Cohort(store, found)
 
 
 def are_twins(one: SlideEntry, other: SlideEntry) -> bool:
