@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spahgc.commands.screen import FOLDER, console, json_option, progress_bar, store_option
-from spahgc.errors import MissingError
+from spahgc.commands.screen import console, progress_bar
+from spahgc.commands.training_options import (
+    check_usable,
+    prepare,
+    say_left_out,
+    training_options,
+)
 from spahgc.store.splits import BY_PATIENT, SPLIT_RULES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from spahgc.model.evaluation import Task
     from spahgc.model.judged import Judged
@@ -22,74 +27,6 @@ if TYPE_CHECKING:
     from spahgc.store.cohort import Cohort, Usable
     from spahgc.store.runs import Run
     from spahgc.store.splits import Fold
-
-
-def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what decides how a model is trained."""
-    for option in reversed(
-        [
-            store_option,
-            click.option(
-                "--genes",
-                default="hvg:50",
-                show_default=True,
-                help="Gene panel, chosen on training slides: hvg:N, heg:N, all, or a file.",
-            ),
-            click.option(
-                "--leave-out", multiple=True, help="Slide not to use; may be given again."
-            ),
-            click.option(
-                "--embedding",
-                "embeddings",
-                multiple=True,
-                help="Name of an embedding; again for further fields of view. By default those of "
-                "the preset.",
-            ),
-            click.option(
-                "--preset",
-                type=click.Choice(["default", "paper"]),
-                default="default",
-                show_default=True,
-                help="What predicts best, or the paper's model to the letter.",
-            ),
-            click.option(
-                "--epochs",
-                type=click.IntRange(min=1),
-                help="Most rounds over the training slides; by default the preset's.",
-            ),
-            click.option(
-                "--networks",
-                type=click.IntRange(min=0),
-                help="Graph networks beside the kernel ridge of the default preset; 0 by default.",
-            ),
-            click.option(
-                "--ema",
-                type=click.FloatRange(min=0, max=1),
-                help="Let the second encoder be a moving average with this decay.",
-            ),
-            click.option(
-                "--device", default="cpu", show_default=True, help="As Lightning names it."
-            ),
-            click.option(
-                "--devices",
-                type=click.IntRange(min=1),
-                default=1,
-                show_default=True,
-                help="How many of it train one network together (DDP over slides).",
-            ),
-            click.option(
-                "--out", type=FOLDER, help="Folder to make; by default a new one in runs/."
-            ),
-            click.option(
-                "--resume",
-                is_flag=True,
-                help="Go on from what an interrupted command left at --out.",
-            ),
-            json_option,
-        ]
-    ):
-        command = option(command)
-    return command
 
 
 @click.command()
@@ -120,10 +57,10 @@ def train(
     from spahgc.store.runs import write_run
     from spahgc.store.splits import make_fold
 
-    cohort, usable, config = _prepare(store, seed=seed, **how)
-    _say_left_out(usable)
+    cohort, usable, config = prepare(store, seed=seed, **how)
+    say_left_out(usable)
     for name in (*test, *validation):
-        _check_usable(cohort, usable, name)
+        check_usable(cohort, usable, name)
     patients = cohort.patients(usable.names)
     fold = config.divide(make_fold(patients, test=test, validation=validation or None))
     folder = out or _new_folder("train")
@@ -203,8 +140,8 @@ def evaluate(
     from spahgc.store.split_files import read_folds
 
     seeds = named_seeds or tuple(range(n_seeds))
-    cohort, usable, config = _prepare(store, seed=seeds[0], **how)
-    _say_left_out(usable)
+    cohort, usable, config = prepare(store, seed=seeds[0], **how)
+    say_left_out(usable)
     folds = read_folds(cohort.patients(usable.names), split=split)
     models = {MODEL: config}
     if not no_paper and config.committee is not None:
@@ -284,70 +221,6 @@ def _plan(
         "settings": [asdict(config) for config in configs],
         "seeds": seeds,
     }
-
-
-def _prepare(
-    store: str,
-    *,
-    genes: str,
-    leave_out: tuple[str, ...],
-    embeddings: tuple[str, ...],
-    preset: str,
-    epochs: int | None,
-    networks: int | None,
-    ema: float | None,
-    seed: int,
-    device: str,
-    devices: int,
-) -> tuple[Cohort, Usable, RunConfig]:
-    from spahgc.model.expression import PanelRule
-    from spahgc.model.presets import PRESETS
-    from spahgc.store.cohort import Usable, open_cohort
-
-    PanelRule.parse(genes)
-    cohort = open_cohort(store)
-    base = PRESETS[preset]
-    features = replace(base.features, embeddings=embeddings or base.features.embeddings)
-    max_epochs = epochs or base.training.max_epochs
-    training = replace(
-        base.training,
-        max_epochs=max_epochs,
-        ema=ema,
-        seed=seed,
-        device=device,
-        devices=devices,
-    )
-    config = replace(base, features=features, panel_rule=genes, training=training)
-    if networks is not None:
-        if config.committee is None:
-            raise click.UsageError("--networks is for the default preset; the paper's is one")
-        config = replace(config, committee=replace(config.committee, n_networks=networks))
-    usable = cohort.usable(*features.embeddings)
-    if not usable.names:
-        told = "; ".join(f"{name} {reason}" for name, reason in list(usable.left_out.items())[:3])
-        raise MissingError(f"{store} has no slide to learn from: {told or 'it is empty'}")
-    for name in leave_out:
-        _check_usable(cohort, usable, name)
-    asked = dict.fromkeys(leave_out, "was asked to be")
-    return (
-        cohort,
-        Usable(
-            names=tuple(name for name in usable.names if name not in asked),
-            left_out={**usable.left_out, **asked},
-        ),
-        config,
-    )
-
-
-def _check_usable(cohort: Cohort, usable: Usable, name: str) -> None:
-    if name not in usable.names:
-        slide = cohort[name]  # says which slides there are, if this is none
-        raise MissingError(f"slide {slide.name} {usable.left_out[name]}")
-
-
-def _say_left_out(usable: Usable) -> None:
-    for name, reason in usable.left_out.items():
-        click.echo(f"{name} is left out: it {reason}", err=True)
 
 
 def _say_run(run: Run, folder: Path, *, caveat: str | None, as_json: bool) -> None:

@@ -1,0 +1,160 @@
+"""What ``train`` and ``evaluate`` ask alike, and what they make of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spahgc.commands.screen import FOLDER, json_option, store_option
+from spahgc.errors import MissingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from spahgc.model.runs import RunConfig
+    from spahgc.store.cohort import Cohort, Usable
+
+
+def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what decides how a model is trained."""
+    for option in reversed(
+        [
+            store_option,
+            click.option(
+                "--genes",
+                default="hvg:50",
+                show_default=True,
+                help="Gene panel, chosen on training slides: hvg:N, heg:N, all, or a file.",
+            ),
+            click.option(
+                "--leave-out", multiple=True, help="Slide not to use; may be given again."
+            ),
+            click.option(
+                "--embedding",
+                "embeddings",
+                multiple=True,
+                help="Name of an embedding; again for further fields of view. By default those of "
+                "the preset.",
+            ),
+            click.option(
+                "--preset",
+                type=click.Choice(["default", "paper"]),
+                default="default",
+                show_default=True,
+                help="What predicts best, or the paper's model to the letter.",
+            ),
+            click.option(
+                "--epochs",
+                type=click.IntRange(min=1),
+                help="Most rounds over the training slides; by default the preset's.",
+            ),
+            click.option(
+                "--networks",
+                type=click.IntRange(min=0),
+                help="Graph networks beside the kernel ridge of the default preset; 0 by default.",
+            ),
+            click.option(
+                "--ema",
+                type=click.FloatRange(min=0, max=1),
+                help="Let the second encoder be a moving average with this decay.",
+            ),
+            click.option(
+                "--device", default="cpu", show_default=True, help="As Lightning names it."
+            ),
+            click.option(
+                "--devices",
+                type=click.IntRange(min=1),
+                default=1,
+                show_default=True,
+                help="How many of it train one network together (DDP over slides).",
+            ),
+            click.option(
+                "--out", type=FOLDER, help="Folder to make; by default a new one in runs/."
+            ),
+            click.option(
+                "--resume",
+                is_flag=True,
+                help="Go on from what an interrupted command left at --out.",
+            ),
+            json_option,
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def prepare(
+    store: str,
+    *,
+    genes: str,
+    leave_out: tuple[str, ...],
+    embeddings: tuple[str, ...],
+    preset: str,
+    epochs: int | None,
+    networks: int | None,
+    ema: float | None,
+    seed: int,
+    device: str,
+    devices: int,
+) -> tuple[Cohort, Usable, RunConfig]:
+    """Open the store, and make of `training_options` a configuration and the slides to use.
+
+    Raises
+    ------
+    MissingError
+        If there is no slide to learn from, or one to leave out is none.
+    """
+    from spahgc.model.expression import PanelRule
+    from spahgc.model.presets import PRESETS
+    from spahgc.store.cohort import Usable, open_cohort
+
+    PanelRule.parse(genes)
+    cohort = open_cohort(store)
+    base = PRESETS[preset]
+    features = replace(base.features, embeddings=embeddings or base.features.embeddings)
+    max_epochs = epochs or base.training.max_epochs
+    training = replace(
+        base.training,
+        max_epochs=max_epochs,
+        ema=ema,
+        seed=seed,
+        device=device,
+        devices=devices,
+    )
+    config = replace(base, features=features, panel_rule=genes, training=training)
+    if networks is not None:
+        if config.committee is None:
+            raise click.UsageError("--networks is for the default preset; the paper's is one")
+        config = replace(config, committee=replace(config.committee, n_networks=networks))
+    if config.committee is not None and not config.committee.n_networks and device != "cpu":
+        click.echo("the default preset has no network to train: --device has no part", err=True)
+    usable = cohort.usable(*features.embeddings)
+    if not usable.names:
+        told = "; ".join(f"{name} {reason}" for name, reason in list(usable.left_out.items())[:3])
+        raise MissingError(f"{store} has no slide to learn from: {told or 'it is empty'}")
+    for name in leave_out:
+        check_usable(cohort, usable, name)
+    asked = dict.fromkeys(leave_out, "was asked to be")
+    return (
+        cohort,
+        Usable(
+            names=tuple(name for name in usable.names if name not in asked),
+            left_out={**usable.left_out, **asked},
+        ),
+        config,
+    )
+
+
+def check_usable(cohort: Cohort, usable: Usable, name: str) -> None:
+    """Raise where a slide that was named cannot teach or judge."""
+    if name not in usable.names:
+        slide = cohort[name]  # says which slides there are, if this is none
+        raise MissingError(f"slide {slide.name} {usable.left_out[name]}")
+
+
+def say_left_out(usable: Usable) -> None:
+    """Say which slides are left out, and why."""
+    for name, reason in usable.left_out.items():
+        click.echo(f"{name} is left out: it {reason}", err=True)
