@@ -36,6 +36,15 @@ BASELINES: Final = (
 )
 """Every baseline, in the order it is shown."""
 
+WITH: Final = " · "
+"""In the name of a method, before the embeddings that it was given in place of the default's."""
+
+
+def is_baseline(method: str) -> bool:
+    """Whether a method is one of `BASELINES`, whatever embeddings it was given."""
+    return method.partition(WITH)[0] in BASELINES
+
+
 N_COMPONENTS: Final = 256
 PENALTIES: Final = np.logspace(-1, 6, 15)
 N_FOLDS: Final = 10

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spahgc.metrics import spot_pcc
-from spahgc.model.baselines import SpotTable, predict_baselines
+from spahgc.model.baselines import WITH, SpotTable, predict_baselines
 from spahgc.model.judged import Judged
 from spahgc.model.runs import RunConfig, gather_fold, score_slide, train_fold
 from spahgc.model.spots import SlideSpots, depth_of, expression_of
@@ -61,7 +61,7 @@ def plan_tasks(
                 Task(fold=fold, method=method, config=_seeded(config, seed)) for seed in seeds
             ]
         for features, config in seen.items():
-            suffix = "" if features == first.features else f" · {'+'.join(features.embeddings)}"
+            suffix = "" if features == first.features else f"{WITH}{'+'.join(features.embeddings)}"
             tasks.append(Task(fold=fold, method=BASELINE_TASK, suffix=suffix, config=config))
     return tasks
 

@@ -1,5 +1,6 @@
 """Judge several tasks at once on Dask: one task = one model on one fold."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -34,7 +35,10 @@ def judge_on_dask(
         if scheduler is None:
             address = stack.enter_context(
                 LocalCluster(
-                    n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=logging.ERROR,
                 )
             )
         client = stack.enter_context(Client(address))

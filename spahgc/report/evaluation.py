@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from spahgc.metrics import PairedDifference, bootstrap_interval, paired_difference, summarise
-from spahgc.model.baselines import BASELINES
+from spahgc.model.baselines import is_baseline
 from spahgc.model.judged import Judged
 from spahgc.report.pictures import (
     GeneMap,
@@ -208,8 +208,8 @@ def compare_with_best(scores: pd.DataFrame) -> list[tuple[str, str, PairedDiffer
         are averaged first.
     """
     order = method_order(scores)
-    models = [method for method in order if method not in BASELINES]
-    best = next(method for method in order if method in BASELINES)
+    models = [method for method in order if not is_baseline(method)]
+    best = next(method for method in order if is_baseline(method))
     pcc = scores.pivot_table(index=["slide", "gene"], columns="method", values="pcc", dropna=False)
     compared = []
     for model in models:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spahgc.metrics import bootstrap_interval
-from spahgc.model.baselines import BASELINES
+from spahgc.model.baselines import is_baseline
 
 MEAN: Final = "mean"
 OR_ZERO: Final = "mean, undefined as 0"
@@ -146,8 +146,8 @@ def _by_slide(scores: pd.DataFrame, values: pd.Series) -> pd.DataFrame:
 
 
 def _in_order(table: pd.DataFrame) -> pd.DataFrame:
-    is_baseline = pd.Series(table.index.isin(BASELINES), index=table.index)
-    order = pd.DataFrame({"is_baseline": is_baseline, "fallen": -table[MEAN]})
+    last = [is_baseline(str(method)) for method in table.index]
+    order = pd.DataFrame({"is_baseline": last, "fallen": -table[MEAN]}, index=table.index)
     return table.loc[order.sort_values(["is_baseline", "fallen"], kind="stable").index]
 
 
@@ -198,11 +198,11 @@ def _render(
             _marked(heading, can_be_bold=can_be_bold), justify="right", no_wrap=True
         )
     cells = [_cells(table[column], can_be_bold=can_be_bold) for column in columns]
-    is_baseline = table.index.isin(BASELINES)
+    judged = [not is_baseline(str(method)) for method in table.index]
     for row, method in enumerate(table.index):
-        is_last_model = row + 1 < len(table) and not is_baseline[row] and is_baseline[row + 1]
+        is_last_model = row + 1 < len(table) and judged[row] and not judged[row + 1]
         rendered.add_row(
-            Text(str(method)), *(column[row] for column in cells), end_section=bool(is_last_model)
+            Text(str(method)), *(column[row] for column in cells), end_section=is_last_model
         )
     return rendered
 

@@ -10,6 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from spahgc.metrics import paired_difference
+from spahgc.model.baselines import WITH
 from spahgc.model.evaluation import judge_all, plan_tasks
 from spahgc.report.evaluation import EvaluationReport, compare_with_best, slide_table
 from spahgc.report.pieces import read_judged, write_judged
@@ -149,6 +150,13 @@ def test_a_second_model_is_no_baseline(results):
     compared = compare_with_best(pd.concat([scores, other]))
     assert [model for model, _, _ in compared] == ["other", "SpaHGC"]
     assert len({best for _, best, _ in compared}) == 1
+
+
+def test_a_baseline_with_other_embeddings_is_a_baseline(results):
+    scores = pd.concat([result.scores for result in results], ignore_index=True)
+    other = scores[scores["method"] == "ridge"].assign(method=f"ridge{WITH}e", pcc=0.99)
+    compared = compare_with_best(pd.concat([scores, other]))
+    assert [(model, best) for model, best, _ in compared] == [("SpaHGC", f"ridge{WITH}e")]
 
 
 def test_the_spread_over_seeds_is_stated(summary, written):
