@@ -103,6 +103,7 @@ def run(operation: str, place: str, other: str, *, kill_after: float | None = No
     environment = {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
     process = context.Process(target=_work, args=(operation, place, other, environment, theirs))
     process.start()
+    theirs.close()  # else nobody would hear of a process that dies at once
     assert ours.recv() == "begun"
     began = time.perf_counter()
     process.join(kill_after)

@@ -1,0 +1,1 @@
+"""A package of its own, lest another project's `tests` among the installed ones be found first."""
