@@ -38,10 +38,15 @@ imports: $(READY)
 
 # slides to measure on; synthetic ones where none are named: make bench HER2ST=… VISIUM="… …"
 bench: $(READY)
+	$(BIN)/python benchmarks/forward_choices.py
 	$(BIN)/python benchmarks/embedding_rate.py $(HER2ST)
 	$(BIN)/python benchmarks/embedding_memory.py
 	$(BIN)/python benchmarks/embedding_same.py
 	$(BIN)/python benchmarks/ingest_hd.py
+	$(BIN)/python benchmarks/store_reading.py
+	$(BIN)/python benchmarks/index_search.py
+	$(BIN)/python benchmarks/graph_building.py
+	$(BIN)/python benchmarks/epoch_time.py
 	$(if $(VISIUM),$(BIN)/python benchmarks/ingest_visium.py $(VISIUM))
 
 # 200 kills of five operations on a folder and 50 in a bucket, 40 of the whole command, 300 damages
