@@ -12,7 +12,7 @@ from spahgc.ingest.tissue import with_tissue_fraction
 from spahgc.schema import Finding, Slide
 from spahgc.store.commits import Commit
 from spahgc.store.opening import create_store, find_store
-from spahgc.store.staging import add_slide, find_twins, foresee
+from spahgc.store.staging import add_slide, check_facts, find_twins, foresee
 from spahgc.store.table import digest_slide
 
 
@@ -76,6 +76,7 @@ def ingest_slides(
     for item in pending:
         try:
             slide = with_tissue_fraction(item.read())
+            check_facts(slide)
             digests = digest_slide(slide)
             slide = _with_findings(slide, find_twins(_head(store), slide.name, digests))
             if dry_run:

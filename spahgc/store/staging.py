@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from spahgc import __version__
-from spahgc.errors import SlideExistsError, StoreError
+from spahgc.errors import SlideExistsError, SlideFormatError, StoreError
 from spahgc.schema import Slide
 from spahgc.store import layout
 from spahgc.store.commits import Commit, Store
@@ -21,6 +21,7 @@ from spahgc.store.locations.folder import FolderLocation
 from spahgc.store.manifest import Manifest
 from spahgc.store.placing import lock_slide, place_folder, release_claim
 from spahgc.store.table import SlideDigests, digest_slide, write_table
+from spahgc.store.words import is_plain
 
 
 def add_slide(
@@ -53,9 +54,12 @@ def add_slide(
     SlideExistsError
         If another slide of that name, ignoring case, is there and ``replace_existing`` is
         not set.
+    SlideFormatError
+        If its name or its facts cannot be stored; see `check_facts`.
     StoreError
         If the store cannot be written.
     """
+    check_facts(slide)
     digests = digests or digest_slide(slide)
     outcome = foresee(store.head, slide.name, digests, replace_existing=replace_existing)
     if outcome == "kept":
@@ -80,6 +84,23 @@ def add_slide(
         # readers that know nothing of commits must not take the old version for the new one
         store.location.delete([f"{before.group}/{layout.ROOT_DOCUMENT}"])
     return outcome
+
+
+def check_facts(slide: Slide) -> None:
+    """Refuse words that a terminal would obey instead of showing them.
+
+    Raises
+    ------
+    SlideFormatError
+        If the patient, section or tissue has control or format characters.
+    """
+    for what in ("patient", "section", "tissue"):
+        word = getattr(slide, what)
+        if word is not None and not is_plain(word):
+            raise SlideFormatError(
+                f"slide {slide.name}: {what} {word!r} has characters that cannot be shown; write "
+                "it in plain letters"
+            )
 
 
 def foresee(

@@ -305,3 +305,13 @@ def test_gc_mends_a_group_document_that_a_killed_writer_left_old(store):
     assert "out of date" in verify_store(store.path)[0].text
     assert collect_garbage(store.path) == ["tables/A1/zarr.json"]
     assert verify_store(store.path) == []
+
+
+@pytest.mark.parametrize("what", ["patient", "section", "tissue"])
+def test_words_that_a_terminal_would_obey_are_refused(tmp_path, what):
+    slide = replace(build_slide("A1"), **{what: "\x1b[31mP1"})
+    store = create_store(tmp_path / "data.zarr")
+    with pytest.raises(SlideFormatError, match=rf"slide A1: {what} .* cannot be shown"):
+        add_slide(store, slide)
+    assert list(store.head.slides) == []
+    add_slide(store, replace(slide, **{what: "Zoë Nuñez 7"}))
