@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -138,6 +138,7 @@ def train_network(
     task = (samples, held_out, shape, config)
     if config.devices == 1:
         return _train(task, advance or ignore)
+    _trainer(replace(config, devices=1))  # a device that is not here is told before they start
     return train_together(_train, task, n_processes=config.devices, advance=advance or ignore)
 
 

@@ -194,6 +194,8 @@ def test_a_device_that_is_not_here_is_one_line(teaching, device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MismatchError, match=f"no 1 × '{device}' to train on here"):
         train(teaching, device=device)
+    with pytest.raises(MismatchError, match=f"^no 1 × '{device}' to train on here"):
+        train(teaching, device=device, devices=2)
 
 
 def test_without_tensorboard_nothing_is_written(teaching, tmp_path, monkeypatch):
