@@ -180,8 +180,12 @@ def _paper(
         return {}
     features = replace(PAPER.features, embeddings=(embedding,))
     max_epochs = epochs or PAPER.training.max_epochs
-    training = replace(PAPER.training, max_epochs=max_epochs, device=config.training.device)
-    training = replace(training, devices=config.training.devices)
+    training = replace(
+        PAPER.training,
+        max_epochs=max_epochs,
+        device=config.training.device,
+        devices=config.training.devices,
+    )
     paper = replace(PAPER, features=features, panel_rule=config.panel_rule, training=training)
     return {PAPER_MODEL: paper}
 

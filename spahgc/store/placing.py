@@ -64,10 +64,8 @@ def upload_group(store: Store, name: str, read: ReadFile, manifest: Manifest, di
     """
     group = _claim(store, name, digest)
     # below a claim for this digest, a file of the right size is the right file
-    there = {found.key: found.size for found in store.location.list_files(group)}
-    missing = [
-        key for key, record in manifest.files.items() if there.get(f"{group}/{key}") != record.size
-    ]
+    there = store.location.sizes(group, manifest.files)
+    missing = [key for key, record in manifest.files.items() if there[key] != record.size]
     put_files(store.location, group, read, missing)
     store.location.put(f"{group}/{layout.ROOT_DOCUMENT}", manifest.spell_group())
     return group
