@@ -9,14 +9,13 @@ for 40,000, and its tiled copy). Every measurement is a process of its own.
 import argparse
 import multiprocessing
 import os
-import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from peak import peak_gib
 from scipy.sparse import csr_matrix
 
 SPOTS_PER_SIDE = 12
@@ -74,7 +73,7 @@ def bare(_: Path, sender) -> None:
 
     forward = forward_once(EmbeddingConfig(device="cpu"))
     forward.embed(np.zeros((forward.batch_size, 224, 224, 3), dtype=np.uint8))
-    sender.send((peak(), ""))
+    sender.send((peak_gib(), ""))
 
 
 def embed(image: Path, sender) -> None:
@@ -99,12 +98,7 @@ def embed(image: Path, sender) -> None:
         image=file,
     )
     embed_image_slide(slide, EmbeddingConfig(device="cpu", fields=(Field(), Field(side_um=448))))
-    sender.send((peak(), f"({file.reader.split(',')[0]})"))
-
-
-def peak() -> float:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1024**3
+    sender.send((peak_gib(), f"({file.reader.split(',')[0]})"))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ of 30 kinds of tissue, the other half the spot's own.
 
 import argparse
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from peak import peak_gib
 
 SIZE = 1_024
 PER_SLIDE = 4_000
@@ -344,10 +344,6 @@ def measure_store(folder: Path) -> dict:
         "recall": dict(index.record.recall),
         "settings": dict(index.record.settings),
     }
-
-
-def peak_gib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import heapq
 import json
 import multiprocessing
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from peak import peak_gib
 
 SIZE = 1_024
 HEAP = 128
@@ -109,10 +109,6 @@ def measure_memory(n_spots: int, n_slides: int, k: int) -> dict[str, float]:
     peak = peak_gib()
     rest = peak - imports - held
     return {"imports": imports, "embeddings": held, "peak": peak, "rest": rest}
-
-
-def peak_gib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
 
 
 def compare_with_field(n_spots: int, n_runs: int) -> None:

@@ -10,7 +10,6 @@ Reading and storing run in a process of their own, whose peak resident memory is
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from peak import peak_gib
 
 N_GENES = 18_000
 BIN_UM = 8
@@ -37,7 +37,6 @@ def main() -> None:
     if options.make is not None:
         make(options.make, options.bins, options.mean_genes)
         return
-    # a process that is started inherits the peak of the one that starts it: this one stays small
     command = [sys.executable, __file__, *sys.argv[1:]]
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([*command, "--make", folder], check=True)
@@ -142,8 +141,7 @@ def measure(folder: Path, pool_um: int | None) -> list[dict[str, object]]:
 
 
 def step(name: str, start: float) -> dict[str, object]:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
-    return {"step": name, "seconds": time.perf_counter() - start, "peak_gib": peak}
+    return {"step": name, "seconds": time.perf_counter() - start, "peak_gib": peak_gib()}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ the median and the ratio of the medians. Before that, the peak memory of a synth
 
 import argparse
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from peak import peak_gib
 
 N_SPOTS = 4_992  # the whole 6.5 mm array
 N_GENES = 18_000
@@ -37,7 +37,7 @@ def main() -> None:
     if options.make is not None:
         print(write_synthetic(options.make))
         return
-    tell_memory()  # first: a process that is started inherits the peak of the one that starts it
+    tell_memory()
     for folder in options.folders:
         print(f"{folder.name}: {compare(folder, options.runs)}")
 
@@ -152,10 +152,6 @@ def measure(folder: Path) -> dict[str, float]:
     imports = peak_gib()
     ingest_by_spahgc(folder / "slide", folder / "data.zarr")
     return {"imports": imports, "stored": peak_gib()}
-
-
-def peak_gib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
 
 
 if __name__ == "__main__":
