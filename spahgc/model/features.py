@@ -5,8 +5,9 @@ Dimension letters in this file:
 S spots, F one field's embedding size, D all fields' together, Q near spots, P principal components
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,12 @@ from sklearn.decomposition import PCA
 from spahgc.errors import MismatchError
 from spahgc.store.runs import RunRecord
 from spahgc.store.slide import StoredSlide
+
+COLUMNS: Final = 256
+"""Features that are transformed at once."""
+
+ROWS: Final = 4096
+"""Spots that are reduced at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,13 +58,14 @@ def read_features(slide: StoredSlide, config: FeatureConfig) -> NDArray[np.float
     MissingError
         If the slide lacks one of the embeddings.
     """
-    return side_by_side([slide.read_embedding(name) for name in config.embeddings], config)
+    sizes = [slide.open_embedding(name).shape[1] for name in config.embeddings]
+    return side_by_side(map(slide.read_embedding, config.embeddings), config, sizes=sizes)
 
 
 def side_by_side(
-    embeddings: Sequence[NDArray[np.float32]], config: FeatureConfig
+    embeddings: Iterable[NDArray[np.float32]], config: FeatureConfig, *, sizes: Sequence[int]
 ) -> NDArray[np.float32]:
-    """Join a slide's fields of view.
+    """Join a slide's fields of view, holding one or two of them beside the result.
 
     Parameters
     ----------
@@ -65,20 +73,31 @@ def side_by_side(
         (S, F) one per field of view, row for row the same spots.
     config
         What is done to them.
+    sizes
+        F of each.
 
     Returns
     -------
     NDArray[np.float32]
         (S, D), of its own memory.
     """
-    return np.concatenate([_transform(field_SF, config) for field_SF in embeddings], axis=1)
+    joined_SD = np.empty((0, sum(sizes)), np.float32)
+    stops = np.cumsum(sizes).tolist()
+    for field_SF, size, stop in zip(embeddings, sizes, stops, strict=True):
+        if not joined_SD.size:
+            joined_SD = np.empty((len(field_SF), sum(sizes)), np.float32)
+        joined_SD[:, stop - size : stop] = field_SF
+    for columns in _blocks(joined_SD.shape[1], COLUMNS):
+        _transform(joined_SD[:, columns], config)
+    return joined_SD
 
 
-def _transform(field_SF: NDArray[np.float32], config: FeatureConfig) -> NDArray[np.float32]:
-    field_SF = np.asarray(field_SF, dtype=np.float32)
+def _transform(values_SD: NDArray[np.float32], config: FeatureConfig) -> None:
+    """Do in place what ``config`` says."""
     if config.signed_root:
-        field_SF = np.sign(field_SF) * np.sqrt(np.abs(field_SF))
-    return standardise(field_SF) if config.standardise else field_SF
+        values_SD[:] = np.sign(values_SD) * np.sqrt(np.abs(values_SD))
+    if config.standardise:
+        values_SD[:] = standardise(values_SD)
 
 
 def standardise(values_SD: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -88,6 +107,10 @@ def standardise(values_SD: NDArray[np.float32]) -> NDArray[np.float32]:
     # a few roundings apart is constant
     varies_D = spread_D > 1e-6 * np.abs(values_SD).max(axis=0)
     return centred_SD / np.where(varies_D, spread_D, np.inf).astype(np.float32)
+
+
+def _blocks(length: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, length, size)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -113,8 +136,10 @@ class Reducer:
                 f"spots have {features_SD.shape[1]} features, expected {len(self.mean_D)} as in "
                 "training: embed the slide with the encoder and fields of view of the run"
             )
-        reduced_SP = (features_SD - self.mean_D) @ self.components_PD.T
-        return reduced_SP.astype(np.float32, copy=False)
+        reduced_SP = np.empty((len(features_SD), len(self.components_PD)), np.float32)
+        for rows in _blocks(len(features_SD), ROWS):
+            reduced_SP[rows] = (features_SD[rows] - self.mean_D) @ self.components_PD.T
+        return reduced_SP
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Give everything by name, to be stored; `read` takes it back."""

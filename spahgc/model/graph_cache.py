@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
@@ -24,6 +25,9 @@ VARIABLE: Final = "SPAHGC_CACHE"
 FEWEST_PAIRS: Final = 2_000_000
 """Pairs of a target and a reference spot from which keeping pays: below, digesting and reading
 take as long as searching (benchmarks/graph_building.py)."""
+
+MOST_BYTES: Final = 2**30
+"""Of kept graphs, some thousands of them; where there are more, those not used for longest go."""
 
 VERSION: Final = 1
 """Of how edges are found and kept; part of every key."""
@@ -113,15 +117,28 @@ def _write_edges(path: Path, edges: Edges) -> None:
         small = {name: array.astype(np.int32) for name, array in arrays.items()}
         save_file(small, unfinished)
         unfinished.replace(path)
+        _prune(path.parent)
     except (OSError, SafetensorError):
         if unfinished.exists():
             unfinished.unlink()
+
+
+def _prune(folder: Path) -> None:
+    """Delete what was not used for longest, what a killed process left unfinished with it."""
+    n_bytes = 0
+    files = [(path.stat(), path) for path in folder.iterdir()]
+    for status, path in sorted(files, key=lambda file: file[0].st_mtime_ns, reverse=True):
+        n_bytes += status.st_size
+        if n_bytes > MOST_BYTES:
+            path.unlink(missing_ok=True)
 
 
 def _read_edges(
     path: Path, target: SlideSpots, references: Mapping[str, SlideSpots]
 ) -> Edges | None:
     """Read edges that fit these slides, None where there are none, or damaged ones."""
+    with suppress(OSError):  # it may be another's, or not be there
+        os.utime(path)  # used now: `_prune` spares it
     try:
         arrays = {name: array.astype(np.int64) for name, array in load_file(path).items()}
         slides = tuple(sorted(references))

@@ -16,7 +16,7 @@ from spahgc.errors import MismatchError
 from spahgc.model.committee import Arrays, load_committee
 from spahgc.model.expression import GenePanel
 from spahgc.model.feature_index import open_feature_index
-from spahgc.model.features import features_of, side_by_side
+from spahgc.model.features import features_of, read_features, side_by_side
 from spahgc.model.fitted import Model
 from spahgc.model.graph import GraphConfig
 from spahgc.model.paper import load_paper
@@ -148,12 +148,11 @@ def predict_stored(predictor: Predictor, cohort: Cohort, name: str) -> anndata.A
             f"it was tested on {', '.join(record.test) or 'no slide'}"
         )
     features = predictor.teaching.features
-    embeddings = [slide.read_embedding(name) for name in features.embeddings]
     spots = SlideSpots(
         # among other references, a namesake is another slide
         name=f"{name} (to predict)" if predictor.borrows_elsewhere else name,
         spot_names=tuple(map(str, slide.spots.index)),
-        embedding_SD=side_by_side(embeddings, features),
+        embedding_SD=read_features(slide, features),
         centers_S2=slide.centers,
         near_SQ=nearest_others(slide.centers, N_NEAR),
     )
@@ -164,7 +163,8 @@ def predict_stored(predictor: Predictor, cohort: Cohort, name: str) -> anndata.A
         spot_diameter_um=slide.record["spot_diameter_um"] or slide.record["pitch_um"],
     )
     blind = predictor.without_twins(slide.entry, spots.name)
-    return _predict(blind, spots, origin, looks_SD=embeddings[0])
+    looks_SD = slide.read_embedding(features.embeddings[0])
+    return _predict(blind, spots, origin, looks_SD=looks_SD)
 
 
 def predict_new(
@@ -174,7 +174,11 @@ def predict_new(
     spots = SlideSpots(
         name=f"{slide.name} (new image)",  # never taken for a slide of the store
         spot_names=tuple(map(str, slide.spots.index)),
-        embedding_SD=side_by_side(embeddings, predictor.teaching.features),
+        embedding_SD=side_by_side(
+            embeddings,
+            predictor.teaching.features,
+            sizes=[field_SF.shape[1] for field_SF in embeddings],
+        ),
         centers_S2=slide.centers,
         near_SQ=nearest_others(slide.centers, N_NEAR),
     )

@@ -14,20 +14,24 @@ from spahgc.model.features import (
 FIELDS = [np.random.default_rng(n).normal(3, 5, (20, 4)).astype(np.float32) for n in (1, 2)]
 
 
+def join(fields, config):
+    return side_by_side(iter(fields), config, sizes=[field.shape[1] for field in fields])
+
+
 def test_plain_embeddings_stay_as_they_are_in_memory_of_their_own():
-    joined_SD = side_by_side(FIELDS[:1], FeatureConfig())
+    joined_SD = join(FIELDS[:1], FeatureConfig())
     assert np.array_equal(joined_SD, FIELDS[0])
     assert not np.shares_memory(joined_SD, FIELDS[0])
 
 
 def test_fields_of_view_lie_side_by_side_in_their_order():
-    joined_SD = side_by_side(FIELDS, FeatureConfig())
+    joined_SD = join(FIELDS, FeatureConfig())
     assert np.array_equal(joined_SD[:, :4], FIELDS[0])
     assert np.array_equal(joined_SD[:, 4:], FIELDS[1])
 
 
 def test_the_signed_root_keeps_signs():
-    joined_SD = side_by_side([np.array([[4, -9, 0]], np.float32)], FeatureConfig(signed_root=True))
+    joined_SD = join([np.array([[4, -9, 0]], np.float32)], FeatureConfig(signed_root=True))
     assert joined_SD.tolist() == [[2, -3, 0]]
 
 
@@ -42,7 +46,7 @@ def test_standardised_columns_have_mean_0_and_spread_1_and_constant_ones_become_
 def test_what_a_scanner_does_to_a_whole_slide_is_taken_away():
     config = FeatureConfig(standardise=True)
     np.testing.assert_allclose(
-        side_by_side([3 * FIELDS[0] + 10], config), side_by_side(FIELDS[:1], config), atol=1e-5
+        join([3 * FIELDS[0] + 10], config), join(FIELDS[:1], config), atol=1e-5
     )
 
 

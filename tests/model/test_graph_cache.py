@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,22 @@ def test_a_place_that_cannot_be_written_keeps_nothing(tmp_path):
     build(tmp_path / "file", search)
     build(tmp_path / "file", search)
     assert search.calls == 2
+
+
+def test_graphs_not_used_for_longest_make_room(tmp_path, monkeypatch):
+    searches = [Searching(target=replace(TARGET_SPOTS, name=name)) for name in "XYZ"]
+    for age, search in enumerate(searches[:2]):
+        build(tmp_path, search)
+        newest = max(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        os.utime(newest, (100 + age, 100 + age))
+    build(tmp_path, searches[0])  # the older one, used again
+    size = newest.stat().st_size
+    monkeypatch.setattr(graph_cache, "MOST_BYTES", 2 * size + size // 2)
+    build(tmp_path, searches[2])
+    assert not newest.exists()
+    assert len(list(tmp_path.iterdir())) == 2
+    build(tmp_path, searches[0])
+    assert [search.calls for search in searches] == [1, 1, 1]
 
 
 def test_small_graphs_are_not_kept(tmp_path, monkeypatch):

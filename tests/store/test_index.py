@@ -18,8 +18,10 @@ from spahgc.store.index import (
     METRICS,
     ReferenceIndex,
     build_index,
+    exact,
     merge_neighbors,
     open_index,
+    reference,
     remove_index,
     remove_slides,
 )
@@ -236,6 +238,31 @@ def test_what_was_found_on_parts_of_the_slides_merges_to_what_is_found_on_all():
     assert merged.slides == whole.slides
     for table in ("slide_SK", "spot_SK", "distance_SK"):
         assert np.array_equal(getattr(merged, table), getattr(whole, table), equal_nan=True)
+
+
+def test_a_large_slide_is_searched_for_in_parts_and_finds_the_same(monkeypatch):
+    generator = np.random.default_rng(5)
+    vectors = {n: generator.normal(size=(11, 8)).astype(np.float32) for n in ("A1", "B1", "C1")}
+    index = index_over(vectors)
+    whole = index.search_slide("B1", k=30, exclude_slides=())
+    monkeypatch.setattr(reference, "QUERIES_AT_ONCE", 4)
+    parts = index.search_slide("B1", k=30, exclude_slides=())
+    for table in ("slide_SK", "spot_SK", "distance_SK"):
+        assert np.array_equal(getattr(parts, table), getattr(whole, table), equal_nan=True)
+    vectors["B1"][9] = 0
+    with pytest.raises(MismatchError, match="spot number 9 is zero"):
+        index.search_slide("B1", k=3, exclude_slides=())
+
+
+def test_more_candidates_of_a_query_than_are_measured_at_once(monkeypatch):
+    monkeypatch.setattr(exact, "BLOCK_NUMBERS", 8 * 3)  # three pairs of 8 numbers
+    generator = np.random.default_rng(8)
+    vectors = {
+        n: generator.normal(size=(s, 8)).astype(np.float32) for n, s in [("A", 20), ("B", 5)]
+    }
+    found = index_over(vectors, "l2").search_slide("B", k=20, exclude_slides=())
+    true_SK = np.sort(distance(vectors["B"], vectors["A"], "l2"), axis=1)
+    np.testing.assert_allclose(found.distance_SK, true_SK, rtol=1e-12)
 
 
 def test_vectors_that_float32_cannot_tell_apart_are_ranked_by_float64():

@@ -2,7 +2,7 @@
 
 Dimension letters in this file:
 
-S spots or queries, D embedding size, A candidates of a query, P pairs
+S spots or queries, D embedding size
 """
 
 from typing import Final, Literal, TypeAlias, get_args
@@ -26,21 +26,22 @@ UNIT_ROUNDOFF: Final = 2.0**-24
 
 
 def prepare(
-    embedding_SD: NDArray[np.floating], *, metric: Metric, owner: str
+    embedding_SD: NDArray[np.floating], *, metric: Metric, owner: str, first: int = 0
 ) -> NDArray[np.float32]:
     """Give embeddings as they are compared: contiguous float32, of unit length for ``cosine``.
 
     Raises
     ------
     MismatchError
-        If a vector is zero or not a number; ``owner`` and the spot's number are in the text.
+        If a vector is zero or not a number; ``owner`` and the spot's number are in the text,
+        which counts from ``first``.
     """
     # a sum of squares in float32 may overflow where the length in float64 does not
     length_S = np.sqrt(np.einsum("sd,sd->s", embedding_SD, embedding_SD, dtype=np.float64))
     bad_S = np.flatnonzero(~np.isfinite(length_S) | (length_S == 0))
     if bad_S.size:
         raise MismatchError(
-            f"{owner}: the embedding of spot number {bad_S[0]} is zero or not a number, "
+            f"{owner}: the embedding of spot number {first + bad_S[0]} is zero or not a number, "
             "so nothing is similar to it; embed the slide again"
         )
     if metric == "cosine":
@@ -50,21 +51,30 @@ def prepare(
 
 
 def distances_of_pairs(
-    first_PD: NDArray[np.float32], second_PD: NDArray[np.float32], *, metric: Metric
+    first: NDArray[np.float32], second: NDArray[np.float32], *, metric: Metric
 ) -> NDArray[np.float64]:
-    """Give (P,) float64 distances, each from its own two vectors and nothing else.
+    """Give float64 distances along the last axis, each from its own two vectors and nothing else.
 
     A matrix product rounds by where a vector stands in it; here equal pairs have equal distances.
     ``cosine`` is 1 minus the cosine, 0 to 2; ``l2`` is Euclidean; ``l1`` sums absolute differences.
+
+    Parameters
+    ----------
+    first
+        (…, D) vectors, which may stand for many: axes of length 1 are broadcast.
+    second
+        (…, D) vectors, one of each pair.
+    metric
+        Of the distances.
     """
-    first_PD, second_PD = first_PD.astype(np.float64), second_PD.astype(np.float64)
+    first, second = first.astype(np.float64), second.astype(np.float64)
     if metric == "cosine":
-        lengths_P = np.sqrt(np.vecdot(first_PD, first_PD) * np.vecdot(second_PD, second_PD))
-        return (1 - np.vecdot(first_PD, second_PD) / lengths_P).clip(0, 2)
-    first_PD -= second_PD
+        lengths = np.sqrt(np.vecdot(first, first) * np.vecdot(second, second))
+        return (1 - np.vecdot(first, second) / lengths).clip(0, 2)
+    np.subtract(first, second, out=second)
     if metric == "l2":
-        return np.sqrt(np.vecdot(first_PD, first_PD))
-    return np.abs(first_PD, out=first_PD).sum(axis=1)
+        return np.sqrt(np.vecdot(second, second))
+    return np.abs(second, out=second).sum(axis=-1)
 
 
 def score_of(distance_S: NDArray[np.float64], *, metric: Metric) -> NDArray[np.float64]:

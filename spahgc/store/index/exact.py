@@ -2,10 +2,11 @@
 
 Dimension letters in this file:
 
-S queries, D embedding size, N proposed vectors of a query, M spots of one vector, P pairs
+S queries, D embedding size, N proposed vectors of a query, M spots of one vector, P pairs,
+Q queries with pairs on a piece, C most pairs of one of them
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, NamedTuple
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from spahgc.store.index.distances import Metric, distances_of_pairs, rounding_of, score_of
 from spahgc.store.index.library import faiss
-from spahgc.store.index.neighbors import Candidates
+from spahgc.store.index.neighbors import Candidates, concatenate
 from spahgc.store.index.pieces import Nearest, Piece, merge_nearest
 
 MARGIN: Final = 4
@@ -27,7 +28,7 @@ WIDER: Final = 4
 BLOCK_CANDIDATES: Final = 2**22
 """Candidates held at once, about 100 MB."""
 
-BLOCK_NUMBERS: Final = 2**18
+BLOCK_NUMBERS: Final = 2**19
 """Numbers measured at once by one thread: two such blocks in float64 stay in its cache."""
 
 
@@ -108,16 +109,37 @@ def measure(
     bounds = np.searchsorted(piece_P[pairs], np.arange(n_pieces + 1))
     step = max(1, BLOCK_NUMBERS // query_SD.shape[1])
 
-    def fill(vectors_UD: NDArray[np.float32], some: NDArray[np.int64]) -> None:
-        found_PD = vectors_UD[vector_P[some]]
-        distance_P[some] = distances_of_pairs(query_SD[some // n_proposed], found_PD, metric=metric)
+    def fill(vectors_UD: NDArray[np.float32], pair_QC: NDArray[np.int64]) -> None:
+        distance_P[pair_QC] = distances_of_pairs(
+            query_SD[pair_QC[:, :1] // n_proposed], vectors_UD[vector_P[pair_QC]], metric=metric
+        )
 
     with ThreadPoolExecutor(faiss.omp_get_max_threads()) as pool:
         for position in np.flatnonzero(np.diff(bounds)).tolist():
-            own = _blocks(pairs[bounds[position] : bounds[position + 1]], step)
+            own = _tables(pairs[bounds[position] : bounds[position + 1]], n_proposed, step)
             for _ in pool.map(partial(fill, vectors_of(position)), own):
                 pass
     return distance_P.reshape(proposed.piece_SN.shape)
+
+
+def _tables(pair_P: NDArray[np.int64], n_proposed: int, size: int) -> Iterator[NDArray[np.int64]]:
+    """Cut pairs, sorted, into tables of at most ``size``, each row the pairs of one query.
+
+    A query is converted to float64 once a row, and stays in the cache. Queries of like numbers of
+    pairs share a table; shorter rows repeat their last pair.
+    """
+    first_Q = np.flatnonzero(np.diff(pair_P // n_proposed, prepend=-1))
+    n_Q = np.diff(first_Q, append=len(pair_P))
+    order = np.argsort(-n_Q, kind="stable")
+    first_Q, n_Q = first_Q[order], n_Q[order]
+    start = 0
+    while start < len(n_Q):
+        longest = int(n_Q[start])
+        rows = slice(start, start + max(1, size // longest))
+        for column in range(0, longest, size):
+            column_C = np.arange(column, min(column + size, longest))
+            yield pair_P[first_Q[rows, None] + np.minimum(column_C, n_Q[rows, None] - 1)]
+        start = rows.stop
 
 
 def _blocks(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
@@ -149,12 +171,7 @@ def _settle(
         for start in range(0, len(distance_SN), rows_of)
         for rows in [slice(start, start + rows_of)]
     ]
-    best = [part.best(k) for part in parts]
-    return Candidates(
-        distance_SA=np.vstack([part.distance_SA for part in best]),
-        slide_SA=np.vstack([part.slide_SA for part in best]),
-        spot_SA=np.vstack([part.spot_SA for part in best]),
-    )
+    return concatenate([part.best(k) for part in parts])
 
 
 def _spots_of(

@@ -75,6 +75,15 @@ class Candidates:
         )
 
 
+def concatenate(parts: Sequence[Candidates]) -> Candidates:
+    """Put together what was found for some queries after the other."""
+    return Candidates(
+        distance_SA=np.concatenate([part.distance_SA for part in parts]),
+        slide_SA=np.concatenate([part.slide_SA for part in parts]),
+        spot_SA=np.concatenate([part.spot_SA for part in parts]),
+    )
+
+
 def merge_neighbors(parts: Sequence[Neighbors], *, k: int) -> Neighbors:
     """Merge what was found for the same queries on different slides.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +11,15 @@ from spahgc.errors import MismatchError, MissingError, ProtocolError
 from spahgc.store.cohort import Cohort
 from spahgc.store.index.distances import Metric, prepare
 from spahgc.store.index.exact import search_exactly
-from spahgc.store.index.neighbors import Candidates, Neighbors
+from spahgc.store.index.neighbors import Candidates, Neighbors, concatenate
 from spahgc.store.index.pieces import Piece
 from spahgc.store.index.records import IndexRecord
 from spahgc.store.index.shares import Read
 from spahgc.store.index.trained import TrainedIndex
 from spahgc.store.splits import UNKNOWN
+
+QUERIES_AT_ONCE: Final = 16_384
+"""Queries held in the form they are compared in: a larger slide is searched for in parts."""
 
 
 class ReferenceIndex:
@@ -137,8 +140,9 @@ class ReferenceIndex:
             only_slides=only_slides,
             asked_by=asked_by,
         )
-        query_SD = prepare(embedding_SD, metric=self.record.metric, owner="the query")
-        return self._nearest(query_SD, names, k).as_neighbors(names)
+        starts = range(0, max(len(embedding_SD), 1), QUERIES_AT_ONCE)
+        parts = [self._nearest(embedding_SD, start, names, k) for start in starts]
+        return concatenate(parts).as_neighbors(names)
 
     def search_slide(
         self,
@@ -198,7 +202,15 @@ class ReferenceIndex:
         """Read one slide's (S, D) vectors as they are compared."""
         return prepare(self._read(name), metric=self.record.metric, owner=f"slide {name}")
 
-    def _nearest(self, query_SD: NDArray[np.float32], names: tuple[str, ...], k: int) -> Candidates:
+    def _nearest(
+        self, embedding_SD: NDArray[np.float32], start: int, names: tuple[str, ...], k: int
+    ) -> Candidates:
+        query_SD = prepare(
+            embedding_SD[start : start + QUERIES_AT_ONCE],
+            metric=self.record.metric,
+            owner="the query",
+            first=start,
+        )
         if self._trained is not None:
             return self._trained.search(query_SD, names, k=k)
         pieces = [self.piece(name) for name in names]
