@@ -35,7 +35,7 @@ def print_runs(records: Mapping[Path, RunRecord], *, console: Console) -> None:
     table.add_column("run", overflow="fold")
     for column in ("made", "panel", "train", "test", "embedding"):
         table.add_column(column)
-    table.add_column("validation PCC", justify="right")
+    table.add_column("held-out PCC", justify="right")
     for path, record in records.items():
         weaker = " (weaker: shares a patient)" if record.shared_patients else ""
         table.add_row(
@@ -87,7 +87,8 @@ def print_run(run: Run, *, console: Console, title: str) -> None:
         "train": ", ".join(record.train),
         "validation": ", ".join(record.validation) or "none",
         "test": ", ".join(record.test) or "none",
-        "kept": f"epoch {record.best_epoch}, validation PCC {record.validation_pcc:.3f}",
+        "held out": f"mean PCC {record.validation_pcc:.3f}"
+        + (f", epoch {record.best_epoch} of {len(run.curve)} kept" if len(run.curve) else ""),
         "weights": f"{sum(weight.size for weight in run.weights.values()):,}",
     }
     console.print(Text(title, style="bold"))
