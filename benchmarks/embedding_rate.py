@@ -33,14 +33,13 @@ from spahgc.store.cohort import open_cohort
 from spahgc.store.opening import create_store
 from spahgc.store.staging import add_slide
 
-ROUNDS = 3
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", type=Path, nargs="?")
     parser.add_argument("--model")
     parser.add_argument("--one-field", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         study = asked.study or grow(Path(folder) / "slides")
@@ -50,10 +49,10 @@ def main() -> None:
         config = make_config(asked.model, Path(folder))
         if not asked.one_field:
             config = replace(config, fields=DEFAULT_FIELDS)
-        measure(store, config)
+        measure(store, config, asked.rounds)
 
 
-def measure(store, config) -> None:
+def measure(store, config, n_rounds: int) -> None:
     slides = [s for s in open_cohort(store.path).slides.values() if s.entry.image is not None]
     n_patches = sum(slide.n_spots for slide in slides) * len(config.fields)
     forward = forward_once(config)
@@ -64,14 +63,14 @@ def measure(store, config) -> None:
     }
     wall, processor = dict.fromkeys(jobs, np.inf), dict.fromkeys(jobs, np.inf)
     forward_alone(forward, 32)
-    for number in range(ROUNDS):
+    for number in range(n_rounds):
         for name, job in jobs.items():
             start, cpu = time.perf_counter(), time.process_time()
             job(number)
             wall[name] = min(wall[name], time.perf_counter() - start)
             processor[name] = min(processor[name], time.process_time() - cpu)
     print(f"{config.encoder}: {len(slides)} slides, {n_patches} patches, batches of", end=" ")
-    print(f"{forward.batch_size}, {torch.get_num_threads()} threads, best of {ROUNDS}")
+    print(f"{forward.batch_size}, {torch.get_num_threads()} threads, best of {n_rounds}")
     alone = "forward pass alone"
     for name in jobs:
         share, rate = wall[alone] / wall[name], n_patches / wall[name]

@@ -223,6 +223,8 @@ def write_figures(out: Path, rows: list[dict]) -> None:
     for axis, (key, label) in zip(axes, panels.items(), strict=True):
         for kind, colour in colours.items():
             own = [row for row in rows if row["kind"] == kind]
+            if not own:
+                continue
             sizes = [row["n_spots"] for row in own]
             axis.plot(sizes, [row[key] for row in own], "o-", color=colour, label=kind)
         if key == "search_ms":

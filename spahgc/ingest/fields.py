@@ -116,7 +116,7 @@ def embedding_fingerprint(
         "patch_um": float(patch.side_um),
         "patch_px": patch.side_px,
         "views": field.views,
-        "interpolation": "bicubic",
+        "interpolation": "box, bicubic",
         **({} if config.stain is None else {"stain": config.stain}),
     }
 

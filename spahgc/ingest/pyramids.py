@@ -12,6 +12,7 @@ from spahgc.ingest.boxes import Box, Region, Size, downsample, moved, region_aro
 from spahgc.ingest.pixel_size import plausible_microns_per_pixel
 from spahgc.ingest.slide_image import MAX_DECODED_PIXELS, WHITE, Level, SlideImage, resample
 
+_HALF_AND_MORE: Final = [255 * (alpha >= 128) for alpha in range(256)]
 _BAND_PIXELS: Final = 1 << 24  # of a level, read at once for a thumbnail: 64 MB
 
 
@@ -68,7 +69,8 @@ class PyramidImage(SlideImage):
         corner = round(region[0] * downsample), round(region[1] * downsample)
         seen = self._slide.read_region(corner, level, size_of(region, at_most=MAX_DECODED_PIXELS))
         pixels = Image.new("RGB", seen.size, WHITE)
-        pixels.paste(seen, mask=seen.getchannel("A"))
+        # at a scan's edge it interpolates with nothing: that must not pale the last pixels
+        pixels.paste(seen, mask=seen.getchannel("A").point(_HALF_AND_MORE))
         return pixels, (corner[0] / downsample, corner[1] / downsample)
 
     def _shrunk(self, size: Size) -> NDArray[np.uint8]:

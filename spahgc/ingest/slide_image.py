@@ -23,6 +23,9 @@ from spahgc.schema import SlideImageFile, Thumbnail
 MAX_DECODED_PIXELS: Final = 300_000_000
 """Largest plain image that is decoded whole, in pixels; decoding needs up to 7 bytes for each."""
 
+NEARLY: Final = 1.01
+"""Widths in µm are seldom whole pixels: what falls short of a whole block by so little is one."""
+
 WHITE: Final = (255, 255, 255)
 """What lies outside an image."""
 
@@ -76,7 +79,7 @@ class SlideImage(ABC):
         return SlideImageFile(path=self.path, size=self.size, reader=self.reader)
 
     def read_square(self, center_xy: tuple[float, float], *, side_px: float, out_px: int) -> Square:
-        """Read a square around a point, resampled once (bicubic, antialiased).
+        """Read a square around a point, resampled (see `resample`).
 
         Parameters
         ----------
@@ -134,12 +137,19 @@ class SlideImage(ABC):
 
 
 def resample(pixels: Image.Image, size: Size, box: Box) -> Image.Image:
-    """Resample a box of an image once: bicubic, antialiased.
+    """Resample a box of an image: bicubic, antialiased.
 
-    Where four pixels or more become one, blocks of two or more are averaged first, as the levels
-    of a pyramid are: it looks the same and takes half the time.
+    Where two pixels or more become one, blocks of two or more are averaged first, as the levels of
+    a pyramid are, until less than two are left for one: it looks the same and takes a third of the
+    time.
     """
-    return pixels.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+    wanted = min((box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1])
+    block = int(wanted * NEARLY)
+    if block > 1:
+        pixels = pixels.reduce(block)
+        left, top, right, bottom = (edge / block for edge in box)
+        box = (left, top, right, bottom)
+    return pixels.resize(size, Image.Resampling.BICUBIC, box=box)
 
 
 @contextmanager
