@@ -47,6 +47,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/index_search.py
 	$(BIN)/python benchmarks/graph_building.py
 	$(BIN)/python benchmarks/epoch_time.py
+	$(BIN)/python benchmarks/predict_large.py
+	$(if $(HER2ST),$(BIN)/python benchmarks/flagged_spots.py $(HER2ST))
 	$(if $(VISIUM),$(BIN)/python benchmarks/ingest_visium.py $(VISIUM))
 
 # 200 kills of five operations on a folder and 50 in a bucket, 40 of the whole command, 300 damages
