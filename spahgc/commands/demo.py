@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spahgc.commands.screen import FOLDER, spinner
+from spahgc.commands.screen import FOLDER, SEED, FiniteRange, spinner
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     show_default=True,
     help="Folder to make; an earlier demo in it is replaced.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the synthetic slides.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the synthetic slides.")
 @click.option(
     "--scale",
-    type=click.FloatRange(min=0.2, max=2),
+    type=FiniteRange(min=0.2, max=2),
     default=1.0,
     show_default=True,
     help="Size of the synthetic slides; 1 has about 200 spots each.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spahgc.commands.screen import FOLDER, progress_bar, store_option
+from spahgc.commands.screen import FOLDER, POSITIVE, progress_bar, store_option
 from spahgc.commands.verifying import verify_stored
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--weights", type=FOLDER, help="Weights file to take for the encoder."),
             click.option(
                 "--patch-um",
-                type=click.FloatRange(min=0, min_open=True),
+                type=POSITIVE,
                 multiple=True,
                 help="Width of a patch on the tissue, in µm; again for further fields of view, one "
                 "embedding each. By default 77, 154, 308 and 616.",

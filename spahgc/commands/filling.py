@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spahgc.commands.embed import embed_stored, embedding_options, say_embedded
-from spahgc.commands.screen import FOLDER, spinner, store_option
+from spahgc.commands.screen import FOLDER, POSITIVE, spinner, store_option
 from spahgc.store.words import spell_plain
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from spahgc.ingest.slides import IngestedSlide, PendingSlide
     from spahgc.schema import Slide
-
-POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 def filling_options(command: Callable[..., Any]) -> Callable[..., Any]:

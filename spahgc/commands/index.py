@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spahgc.commands.screen import FOLDER, PlainErrors, console, spinner, store_option
+from spahgc.commands.screen import (
+    FOLDER,
+    FiniteRange,
+    PlainErrors,
+    console,
+    spinner,
+    store_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +66,7 @@ def index() -> None:
 )
 @click.option(
     "--min-recall",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     default=0.95,
     show_default=True,
     help="Share of the true 10 neighbours that an approximate kind must find.",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spahgc.commands.filling import POSITIVE, about_option, fill, filling_options, genes_option
-from spahgc.commands.screen import FOLDER, PlainErrors
+from spahgc.commands.filling import about_option, fill, filling_options, genes_option
+from spahgc.commands.screen import FOLDER, POSITIVE, PlainErrors
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spahgc.commands.screen import FOLDER, progress_bar, spinner, store_option
+from spahgc.commands.screen import FOLDER, POSITIVE, progress_bar, spinner, store_option
+from spahgc.store.words import spell_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
     multiple=True,
     help="H&E image, no expression needed; may be given again.",
 )
-@click.option("--mpp", type=click.FloatRange(min=0, min_open=True), help="µm per pixel of it.")
+@click.option("--mpp", type=POSITIVE, help="µm per pixel of it.")
 @click.option(
     "--pitch-um",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     default=100.0,
     show_default=True,
     help="Distance between the spots laid over it, in µm.",
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     help="File to write: .h5ad, .zarr, .parquet or .geojson (for QuPath); {slide} becomes the "
     "slide's name; may be given again.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace earlier predictions at those places.")
 @store_option
 def predict(
     run_folder: Path,
@@ -62,6 +64,8 @@ def predict(
     references: tuple[str, ...],
     outs: tuple[Path, ...],
     store: str,
+    *,
+    overwrite: bool,
 ) -> None:
     """Predict expression for slides of the store, or for images alone."""
     from spahgc.model.prediction import open_predictor
@@ -71,16 +75,41 @@ def predict(
 
     if not (slides or images):
         raise click.UsageError("give --slide NAME of the store, or --image FILE")
-    check_places(list(outs), n_slides=len(slides) + len(images))
+    if not images and (mpp or weights):
+        raise click.UsageError("--mpp and --weights are for --image")
+    slides, images = tuple(dict.fromkeys(slides)), tuple(dict.fromkeys(images))
+    outs = tuple(dict.fromkeys(outs))
+    names = [*slides, *(image.stem for image in images)]
+    check_places(outs, slides=names, overwrite=overwrite)
     run = read_run(run_folder)
     others = [open_cohort(where) for where in references]
     # an image alone, with references of its own, needs no store
     cohort = others[0] if others and not slides else open_cohort(store)
     predictor = open_predictor(run, cohort, references=others)
+    _check_all(predictor, cohort, slides, images, mpp=mpp, pitch_um=pitch_um)
     for table in _predict_slides(predictor, cohort, slides):
         _write(table, [write_prediction(table, out) for out in outs])
     for table in _predict_images(predictor, images, mpp=mpp, pitch_um=pitch_um, weights=weights):
         _write(table, [write_prediction(table, out) for out in outs])
+
+
+def _check_all(
+    predictor: Predictor,
+    cohort: Cohort,
+    slides: tuple[str, ...],
+    images: tuple[Path, ...],
+    *,
+    mpp: float | None,
+    pitch_um: float,
+) -> None:
+    """Refuse what cannot be predicted before anything is written."""
+    from spahgc.ingest.readers.image import check_image
+    from spahgc.model.prediction import check_slide
+
+    for name in slides:
+        check_slide(predictor, cohort, name)
+    for image in images:
+        check_image(image, microns_per_pixel=mpp, pitch_um=pitch_um)
 
 
 def _predict_slides(
@@ -126,6 +155,6 @@ def _write(table: anndata.AnnData, places: list[Path]) -> None:
     from spahgc.schema import UNS
 
     for place in places:
-        click.echo(f"{place}: {table.n_obs} spots × {table.n_vars} genes")
+        click.echo(f"{spell_plain(str(place))}: {table.n_obs} spots × {table.n_vars} genes")
     for note in table.uns[UNS]["notes"]:
-        click.echo(f"Note on {table.uns[UNS]['slide']}: {note}", err=True)
+        click.echo(spell_plain(f"Note on {table.uns[UNS]['slide']}: {note}"), err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from contextlib import contextmanager
 from functools import wraps
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,24 @@ if TYPE_CHECKING:
 
 FOLDER = click.Path(path_type=Path)
 
+
+class FiniteRange(click.FloatRange):
+    """A number within bounds; NaN, which no bound holds back, and infinity are none."""
+
+    def convert(
+        self, value: float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read what was typed, or stands for it."""
+        number: float = super().convert(value, param, ctx)
+        if not isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+POSITIVE = FiniteRange(min=0, min_open=True)
+
+SEED = click.IntRange(0, 2**32 - 1)
+"""What every generator of random numbers takes."""
 
 _OF_THE_PLACE = frozenset(
     [
@@ -98,7 +117,7 @@ def progress_bar(what: str, total: int, *, unit: str) -> Iterator[Callable[[int]
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit + " at {task.fields[rate]}/s"),
@@ -109,7 +128,7 @@ def progress_bar(what: str, total: int, *, unit: str) -> Iterator[Callable[[int]
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
-        task = progress.add_task(what, total=total, rate="…")
+        task = progress.add_task(spell_plain(what), total=total, rate="…")
 
         def advance(n_done: int) -> None:
             progress.advance(task, n_done)
@@ -123,6 +142,7 @@ def progress_bar(what: str, total: int, *, unit: str) -> Iterator[Callable[[int]
 def spinner(what: str) -> Iterator[None]:
     """Say on standard error what is being waited for."""
     from rich.console import Console
+    from rich.text import Text
 
-    with Console(stderr=True).status(what):
+    with Console(stderr=True).status(Text(spell_plain(what))):
         yield

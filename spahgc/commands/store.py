@@ -10,6 +10,7 @@ import click
 
 from spahgc.commands.export import store_export
 from spahgc.commands.screen import (
+    FiniteRange,
     PlainErrors,
     console,
     json_option,
@@ -126,7 +127,7 @@ def store_verify(store: str, *, deep: bool, as_json: bool) -> None:
 @place_option
 @click.option(
     "--older-than-hours",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=24.0,
     show_default=True,
     help="Spare what is younger: somebody may still write or read it.",

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spahgc.errors import MismatchError
 from spahgc.model.blocks import ask_network
 from spahgc.model.features import Reducer, mean_of_near
 from spahgc.model.graph import build_graph, tensors_of
@@ -163,22 +164,34 @@ def load_committee(
         `NetworkConfig` as a mapping; empty where there are no networks.
     arrays
         By name.
+
+    Raises
+    ------
+    MismatchError
+        If they are of another model.
     """
-    basis = Basis(
-        reducer=Reducer.read(_part(arrays, REDUCER)),
-        programmes=Programmes.read(_part(arrays, PROGRAMMES)),
-    )
+    try:
+        basis = Basis(
+            reducer=Reducer.read(_part(arrays, REDUCER)),
+            programmes=Programmes.read(_part(arrays, PROGRAMMES)),
+        )
+        ridge, shares_M = KernelRidge.read(_part(arrays, RIDGE)), arrays[SHARES]
+    except KeyError as error:
+        raise MismatchError(
+            f"these weights are of another model than the run's record describes (no {error}); "
+            "copy the whole run again, or train again with `spahgc train`"
+        ) from None
     n_networks = len({name.partition(".")[0] for name in arrays if name.startswith(NETWORK)})
     return Committee(
         teaching=teaching,
         basis=basis,
         references={name: basis.reduce(spots) for name, spots in teaching.spots.items()},
-        ridge=KernelRidge.read(_part(arrays, RIDGE)),
+        ridge=ridge,
         networks=[
             load_network(NetworkConfig(**network), _part(arrays, f"{NETWORK}{number}."))
             for number in range(n_networks)
         ],
-        shares_M=arrays[SHARES],
+        shares_M=shares_M,
     )
 
 

@@ -124,10 +124,8 @@ def load_model(record: RunRecord, teaching: TeachingSet, arrays: Arrays) -> Mode
     return load(teaching, network=record.network, arrays=arrays)
 
 
-def predict_stored(predictor: Predictor, cohort: Cohort, name: str) -> anndata.AnnData:
-    """Predict a slide of a store; see `spahgc.model.prediction_table.as_anndata` for the result.
-
-    Slides made of the same image or counts are not borrowed from.
+def check_slide(predictor: Predictor, cohort: Cohort, name: str) -> None:
+    """Refuse a slide of a store that this run cannot predict, or should not.
 
     Raises
     ------
@@ -138,16 +136,27 @@ def predict_stored(predictor: Predictor, cohort: Cohort, name: str) -> anndata.A
     """
     slide, record = cohort[name], predictor.run.record
     made = slide.entry.encoders
-    if any(made.get(n, digest) != digest for n, digest in record.fingerprints.items()):
-        raise MismatchError(
-            f"slide {name} was embedded in another way than this run's slides; embed it again"
-        )
+    for embedding, digest in record.fingerprints.items():
+        slide.open_embedding(embedding)
+        if made[embedding] != digest:
+            raise MismatchError(
+                f"slide {name} was embedded in another way than this run's slides; embed it again"
+            )
     if record.train.get(name) == slide.entry.content:
         raise MismatchError(
             f"slide {name} taught this run, so predicting it would judge nothing; "
             f"it was tested on {', '.join(record.test) or 'no slide'}"
         )
-    features = predictor.teaching.features
+
+
+def predict_stored(predictor: Predictor, cohort: Cohort, name: str) -> anndata.AnnData:
+    """Predict a slide of a store; see `spahgc.model.prediction_table.as_anndata` for the result.
+
+    Slides made of the same image or counts are not borrowed from. For what is refused see
+    `check_slide`.
+    """
+    check_slide(predictor, cohort, name)
+    slide, features = cohort[name], predictor.teaching.features
     spots = SlideSpots(
         # among other references, a namesake is another slide
         name=f"{name} (to predict)" if predictor.borrows_elsewhere else name,

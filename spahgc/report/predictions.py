@@ -6,8 +6,10 @@ S spots, G genes, P corners of a polygon
 """
 
 import json
+import os
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from spahgc.errors import MismatchError
+from spahgc.errors import MismatchError, StoreError
 from spahgc.schema import SPATIAL, UNS
 from spahgc.store.export import replacing, write_h5ad, write_zarr
 
@@ -31,25 +33,68 @@ _FLAGGED: Final = {"name": "unlike references", "color": [213, 94, 0]}
 _PREDICTED: Final = {"name": "predicted", "color": [0, 114, 178]}
 
 
-def check_places(places: list[Path], *, n_slides: int) -> None:
-    """Refuse places that predictions of so many slides cannot be written to.
+def check_places(places: Sequence[Path], *, slides: Sequence[str], overwrite: bool = False) -> None:
+    """Refuse places that predictions of these slides cannot, or must not, be written to.
+
+    Parameters
+    ----------
+    places
+        As `write_prediction` takes them.
+    slides
+        Names; two slides may have one.
+    overwrite
+        Whether what is there may be replaced.
 
     Raises
     ------
     MismatchError
         If a suffix says no format, or several slides would be written to one place.
+    StoreError
+        If something is there that is not to be replaced, or nobody may write there.
     """
+    name, n_times = Counter(slides).most_common(1)[0]
+    if n_times > 1:
+        raise MismatchError(
+            f"{n_times} slides are called {name}, so one prediction would take the other's place; "
+            "predict them one by one"
+        )
     for place in places:
         if place.suffix.lower() not in SUFFIXES:
             raise MismatchError(
                 f"{place}: a prediction is written by the suffix of its name; expected one of "
                 f"{', '.join(SUFFIXES)}"
             )
-        if n_slides > 1 and PLACEHOLDER not in str(place):
+        if len(slides) > 1 and PLACEHOLDER not in str(place):
             raise MismatchError(
-                f"{place} is one place for {n_slides} slides; put {PLACEHOLDER} where the slide's "
-                f"name goes, as in maps/{PLACEHOLDER}{place.suffix}"
+                f"{place} is one place for {len(slides)} slides; put {PLACEHOLDER} where the "
+                f"slide's name goes, as in maps/{PLACEHOLDER}{place.suffix}"
             )
+    for place in places:
+        for slide in slides:
+            _check_free(_fill_in(place, slide), overwrite=overwrite)
+
+
+def _fill_in(place: Path, slide: str) -> Path:
+    return Path(str(place).replace(PLACEHOLDER, slide))
+
+
+def _check_free(place: Path, *, overwrite: bool) -> None:
+    if place.is_dir() and not _is_anndata(place):
+        raise StoreError(f"{place} is a folder, and no prediction; name another place with `--out`")
+    if place.exists() and not overwrite:
+        raise StoreError(f"{place} exists already; replace it with `--overwrite`")
+    folder = next(parent for parent in place.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise StoreError(f"{place} cannot be written: {folder} is no folder you may write to")
+
+
+def _is_anndata(folder: Path) -> bool:
+    """Whether a folder is an AnnData alone: a store or a container of slides is not."""
+    try:
+        attributes = json.loads((folder / "zarr.json").read_bytes())["attributes"]
+        return attributes["encoding-type"] == "anndata"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def write_prediction(table: anndata.AnnData, place: Path) -> Path:
@@ -75,12 +120,13 @@ def write_prediction(table: anndata.AnnData, place: Path) -> Path:
     Raises
     ------
     StoreError
-        If it cannot be written.
+        If it cannot be written, or a folder is there that is no prediction.
     MismatchError
         If the suffix says no format, or QuPath is to show spots without places.
     """
-    check_places([place], n_slides=1)
-    place = Path(str(place).replace(PLACEHOLDER, table.uns[UNS]["slide"]))
+    slide = table.uns[UNS]["slide"]
+    check_places([place], slides=[slide], overwrite=True)
+    place = _fill_in(place, slide)
     suffix = place.suffix.lower()
     if suffix == ".h5ad":
         write_h5ad(table, place)

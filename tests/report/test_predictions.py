@@ -115,13 +115,13 @@ def test_the_slides_name_goes_where_the_path_says(table, tmp_path):
 
 def test_a_suffix_that_says_no_format_is_refused_before_anything_is_predicted():
     with pytest.raises(MismatchError, match=r"C5.csv.*one of .h5ad, .zarr, .parquet, .geojson"):
-        check_places([Path("C5.csv")], n_slides=1)
+        check_places([Path("C5.csv")], slides=["C5"])
 
 
 def test_several_slides_need_several_places():
     with pytest.raises(MismatchError, match=r"one place for 2 slides; put \{slide\}"):
-        check_places([Path("out.h5ad")], n_slides=2)
-    check_places([Path("{slide}.h5ad"), Path("{slide}/x.geojson")], n_slides=2)
+        check_places([Path("out.h5ad")], slides=["C4", "C5"])
+    check_places([Path("{slide}.h5ad"), Path("{slide}/x.geojson")], slides=["C4", "C5"])
 
 
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr", ".parquet", ".geojson"])

@@ -26,6 +26,9 @@ TISSUE_MICRONS_PER_PIXEL: Final = 8.0
 LONGEST_TISSUE_PX: Final = 2000
 """Longer side of that thumbnail at most; a large slide is looked at more coarsely."""
 
+MOST_CELLS: Final = 20_000_000
+"""Of a grid: more are a slip of the keyboard, and take all memory before they are counted."""
+
 GridShape: TypeAlias = Literal["square", "hex"]
 
 
@@ -98,6 +101,19 @@ def read_image_slide(
         )
 
 
+def check_image(path: Path, *, microns_per_pixel: float | None, pitch_um: float) -> None:
+    """Refuse what `read_image_slide` would, as far as the header of the image tells.
+
+    Raises
+    ------
+    ImageError
+        If the image cannot be opened, nothing tells its pixel size, or no grid fits into it.
+    """
+    with open_image(path) as image:
+        sources, _ = _scale(image, microns_per_pixel)
+        _check_pitch(image, pitch_um / next(iter(sources.values())))
+
+
 def _scale(image: SlideImage, stated: float | None) -> tuple[dict[str, float], list[Finding]]:
     estimates = {"stated": stated, "image": image.microns_per_pixel}
     sources = {source: value for source, value in estimates.items() if value is not None}
@@ -164,11 +180,7 @@ class _Grid(NamedTuple):
 
 def _grid(image: SlideImage, pitch_px: float, lattice: GridShape) -> _Grid:
     """Lay as many whole cells as fit into the middle of an image."""
-    if not 0 < pitch_px <= min(image.size):
-        raise ImageError(
-            f"{image.path}: a pitch of {pitch_px:.0f} px does not fit into "
-            f"{image.size[0]} x {image.size[1]} px; check --mpp and --pitch-um"
-        )
+    _check_pitch(image, pitch_px)
     is_hex = lattice == "hex"
     step = (pitch_px / 2, pitch_px * sqrt(3) / 2) if is_hex else (pitch_px, pitch_px)
     cell = (pitch_px, step[1])
@@ -181,6 +193,17 @@ def _grid(image: SlideImage, pitch_px: float, lattice: GridShape) -> _Grid:
         is_even_A = (row_A + column_A) % 2 == 0
         row_A, column_A = row_A[is_even_A], column_A[is_even_A]
     return _Grid(row_A, column_A, np.stack([x_C[column_A], y_R[row_A]], axis=1), cell)
+
+
+def _check_pitch(image: SlideImage, pitch_px: float) -> None:
+    width, height = image.size
+    fits = 0 < pitch_px <= min(width, height)
+    if not fits or width * height / pitch_px**2 > MOST_CELLS:
+        problem = f"lays more than {MOST_CELLS:,} spots over" if fits else "does not fit into"
+        raise ImageError(
+            f"{image.path}: a pitch of {pitch_px:.3g} px {problem} {width} x {height} px; check "
+            "--mpp and --pitch-um"
+        )
 
 
 def _middles(side: float, wide: float, apart: float) -> NDArray[np.float64]:
