@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from spahgc.commands.screen import FOLDER, json_option, spinner
+from spahgc.store.words import spell_plain
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from spahgc.store.cohort import Cohort
+    from spahgc.store.runs import Run
 
 
 @click.command()
@@ -29,28 +33,40 @@ def audit(run: Path, store: str | None, *, as_json: bool) -> None:
     Panel, statistics, references, scores, checkpoint, copies of images and patients are derived
     from the weights and the store, not believed. Ends with an error where anything leaks.
     """
-    from spahgc.errors import MissingError
     from spahgc.model.audit import audit_run
-    from spahgc.store.cohort import open_cohort
     from spahgc.store.runs import find_runs, read_run
 
     found = {}
-    for path in find_runs(run):
-        read = read_run(path)
+    runs = {path: read_run(path) for path in find_runs(run)}  # before the first is audited
+    for path, read in runs.items():
         with spinner(f"auditing {path}"):
-            found[str(path)] = audit_run(read, open_cohort(store or read.record.store))
-    if not found:
-        raise MissingError(f"{run} has no run in it; `spahgc train` makes one")
+            found[str(path)] = audit_run(read, _open_cohort(path, read, store))
     if as_json:
         report = {name: [asdict(finding) for finding in all_] for name, all_ in found.items()}
         click.echo(json.dumps(report, indent=1))
     else:
         for name, findings in found.items():
-            click.echo(name)
+            click.echo(spell_plain(name))
             for finding in findings:
-                click.echo(f"  {finding.verdict:<7}{finding.check:<11}{finding.text}")
+                text = spell_plain(finding.text)
+                click.echo(f"  {finding.verdict:<7}{finding.check:<11}{text}")
     leaking = [name for name, all_ in found.items() if any(f.verdict == "leak" for f in all_)]
     if leaking:
         raise click.ClickException(
-            f"{len(leaking)} of {len(found)} runs leak: {', '.join(leaking)}"
+            f"{len(leaking)} of {len(found)} runs leak: {spell_plain(', '.join(leaking))}"
         )
+
+
+def _open_cohort(path: Path, run: Run, store: str | None) -> Cohort:
+    from spahgc.errors import StoreError
+    from spahgc.store.cohort import open_cohort
+
+    if store:
+        return open_cohort(store)
+    try:
+        return open_cohort(run.record.store)
+    except StoreError as error:
+        raise StoreError(
+            f"{path} was trained on {run.record.store}, which cannot be opened here; name that "
+            f"store with `--store` ({error})"
+        ) from error

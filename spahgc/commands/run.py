@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from spahgc.commands.screen import FOLDER, PlainErrors, console, json_option
+from spahgc.store.words import spell_plain
 
 
 @click.group("run", cls=PlainErrors)
@@ -22,17 +23,26 @@ def run_ls(folder: Path, *, as_json: bool) -> None:
     """List the runs in FOLDER (runs/ where none is named), those of evaluations too."""
     from dataclasses import asdict
 
-    from spahgc.errors import MissingError
+    from spahgc.errors import StoreError
     from spahgc.report.runs import print_runs
     from spahgc.store.runs import find_runs, read_record
 
-    records = {path: read_record(path) for path in find_runs(folder)}
-    if not records:
-        raise MissingError(f"{folder} has no run in it; `spahgc train` makes one")
+    records, problems = {}, []
+    for path in find_runs(folder):
+        try:
+            records[path] = read_record(path)
+        except StoreError as error:  # the others can still be listed
+            problems.append(spell_plain(str(error)))
     if as_json:
         click.echo(json.dumps({str(path): asdict(r) for path, r in records.items()}, indent=1))
-    else:
+    elif records:
         print_runs(records, console=console())
+    for problem in problems:
+        click.echo(problem, err=True)
+    if problems:
+        raise click.ClickException(
+            f"{len(problems)} of {len(records) + len(problems)} runs cannot be read"
+        )
 
 
 @run_group.command("show")
@@ -55,10 +65,13 @@ def run_show(run: Path, *, as_json: bool) -> None:
 @click.argument("out", type=FOLDER)
 def run_export(run: Path, out: Path) -> None:
     """Copy what others need to use a RUN into a new folder OUT: safetensors, JSON, a curve."""
+    from spahgc.errors import StoreError
     from spahgc.store.run_folders import unfinished_folder
     from spahgc.store.runs import export_run
 
+    if run.resolve() in out.resolve().parents:
+        raise StoreError(f"{out} is inside the run {run}; name another place")
     with unfinished_folder(out, plan={}) as unfinished:
         files = export_run(run, unfinished)
     for file in files:
-        click.echo(out / file.name)
+        click.echo(spell_plain(str(out / file.name)))

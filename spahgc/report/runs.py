@@ -14,6 +14,7 @@ from rich.text import Text
 from spahgc.store.confidence import Trust, serialise_trust
 from spahgc.store.runs import Run, RunRecord
 from spahgc.store.splits import caveat_of
+from spahgc.store.words import spell_plain
 
 MOST_NAMED: Final = 6
 """Slides named in a cell of a list."""
@@ -39,12 +40,12 @@ def print_runs(records: Mapping[Path, RunRecord], *, console: Console) -> None:
     for path, record in records.items():
         weaker = " (weaker: shares a patient)" if record.shared_patients else ""
         table.add_row(
-            Text(str(path)),
-            record.made_at[:16].replace("T", " "),
-            Text(f"{record.panel_rule} {record.panel_digest}"),
-            Text(_some(tuple(record.train))),
-            Text((_some(record.test) or "–") + weaker),
-            Text(" ".join(record.fingerprints)),
+            _plain(path),
+            _plain(record.made_at[:16].replace("T", " ")),
+            _plain(f"{record.panel_rule} {record.panel_digest}"),
+            _plain(_some(tuple(record.train))),
+            _plain((_some(record.test) or "–") + weaker),
+            _plain(" ".join(record.fingerprints)),
             f"{record.validation_pcc:.3f}",
         )
     console.print(table)
@@ -91,12 +92,12 @@ def print_run(run: Run, *, console: Console, title: str) -> None:
         + (f", epoch {record.best_epoch} of {len(run.curve)} kept" if len(run.curve) else ""),
         "weights": f"{sum(weight.size for weight in run.weights.values()):,}",
     }
-    console.print(Text(title, style="bold"))
+    console.print(_plain(title, style="bold"))
     for name, fact in facts.items():
-        console.print(Text(f"  {name:<11}{fact}"), soft_wrap=True)
+        console.print(_plain(f"  {name:<11}{fact}"), soft_wrap=True)
     if run.scores is not None:
         for slide, pcc in run.scores.groupby("slide")["pcc"].mean().items():
-            console.print(Text(f"  {'scored':<11}{slide}: mean PCC {pcc:.3f}"))
+            console.print(_plain(f"  {'scored':<11}{slide}: mean PCC {pcc:.3f}"))
     if caveat := caveat_of(record.shared_patients):
         console.print(Text(f"  {'Note':<11}{caveat}"), soft_wrap=True)
     if run.trust is not None:
@@ -107,7 +108,7 @@ def _print_trust(trust: Trust, console: Console) -> None:
     known = trust.genes.dropna(subset="cv_pcc").sort_values("cv_pcc", ascending=False)
     held_out = ", ".join(trust.slides) or "no slide"
     errors = " ".join("–" if np.isnan(error) else f"{error:.2f}" for error in trust.error_B)
-    console.print(Text(f"Genes, on held-out {held_out}: PCC [95 % interval]"))
+    console.print(_plain(f"Genes, on held-out {held_out}: PCC [95 % interval]"))
     n_left_out = max(0, len(known) - 2 * N_GENES_SHOWN)
     for place, (gene, row) in enumerate(known.iterrows()):
         if n_left_out and place == N_GENES_SHOWN:
@@ -115,7 +116,7 @@ def _print_trust(trust: Trust, console: Console) -> None:
         if N_GENES_SHOWN <= place < N_GENES_SHOWN + n_left_out:
             continue
         interval = f"[{row['cv_low']:+.2f}, {row['cv_high']:+.2f}]"
-        console.print(Text(f"  {gene:<20} {row['cv_pcc']:+.2f} {interval}"))
+        console.print(_plain(f"  {gene:<20} {row['cv_pcc']:+.2f} {interval}"))
     if n_undefined := len(trust.genes) - len(known):
         console.print(Text(f"  {n_undefined} without a correlation"))
     console.print(
@@ -125,6 +126,11 @@ def _print_trust(trust: Trust, console: Console) -> None:
         ),
         soft_wrap=True,
     )
+
+
+def _plain(words: object, *, style: str = "") -> Text:
+    """Show words of a run, which may be anybody's, and obey none of them."""
+    return Text(spell_plain(str(words)), style=style)
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,8 +43,8 @@ def unfinished_folder(
     MismatchError
         If the earlier attempt had another plan.
     """
-    if path.exists():
-        raise StoreError(f"{path} exists; name another place with `--out`")
+    if path.exists() or path.is_symlink():
+        raise StoreError(f"{path} exists; name another place")
     unfinished = path.absolute().with_name(f".{path.name}.unfinished")
     with _alone(unfinished, path):
         with _cannot_be_made(path):
@@ -68,7 +68,7 @@ def _begin(unfinished: Path, path: Path, *, plan: dict[str, Any], resume: bool) 
             raise StoreError(
                 f"{path} was begun and not finished; go on with `--resume`, or remove {unfinished}"
             )
-        before = json.loads((unfinished / PLAN).read_bytes())
+        before = _read_plan(unfinished)
         if before != plan:
             changed = [key for key in {**before, **plan} if before.get(key) != plan.get(key)]
             raise MismatchError(
@@ -81,10 +81,22 @@ def _begin(unfinished: Path, path: Path, *, plan: dict[str, Any], resume: bool) 
     write_durably(unfinished / PLAN, json.dumps(plan).encode())
 
 
+def _read_plan(unfinished: Path) -> dict[str, Any]:
+    try:
+        plan: dict[str, Any] = dict(json.loads((unfinished / PLAN).read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"{unfinished / PLAN} cannot be read ({error}), so nobody knows what was begun; "
+            f"remove {unfinished}"
+        ) from error
+    return plan
+
+
 @contextmanager
 def _alone(unfinished: Path, path: Path) -> Iterator[None]:
     lock_path = unfinished.with_suffix(".lock")
     lock = FileLock(lock_path, timeout=0)
+    was_there = lock_path.parent.exists()
     with _cannot_be_made(path):
         lock_path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -96,6 +108,9 @@ def _alone(unfinished: Path, path: Path) -> Iterator[None]:
     finally:
         lock_path.unlink(missing_ok=True)  # while it is held, so that nobody's is taken away
         lock.release()
+        if not was_there:
+            with suppress(OSError):  # something was made in it
+                lock_path.parent.rmdir()
 
 
 @contextmanager

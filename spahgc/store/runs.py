@@ -2,11 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from spahgc.errors import DamagedStoreError, FormatVersionError, MissingError
 from spahgc.store.confidence import Trust, parse_trust, serialise_trust
 from spahgc.store.durable import write_durably
+from spahgc.store.shapes import fits
 
 RUN_VERSION: Final = 2
 RECORD: Final = "run.json"
@@ -26,6 +27,8 @@ SCORES: Final = "scores.parquet"
 TRUST: Final = "trust.json"
 FILES: Final = "files"
 """Key in ``run.json`` of the sha256 of every other file of the run."""
+DIGEST: Final = "sha256"
+"""Key in ``run.json`` of the sha256 of all else in it."""
 DEEPEST: Final = 4
 """Folders below one in which runs are looked for: an evaluation keeps its own two below."""
 
@@ -184,17 +187,26 @@ def read_record(path: Path) -> RunRecord:
     return _read_record(path)[0]
 
 
-def find_runs(folder: Path) -> Iterator[Path]:
-    """Find every finished run in a folder, itself included, in the order of their names."""
+def find_runs(folder: Path) -> list[Path]:
+    """Find every finished run in a folder, itself included, in the order of their names.
+
+    Raises
+    ------
+    MissingError
+        If there is none.
+    """
     if (folder / RECORD).is_file():
-        yield folder
-        return
+        return [folder]
     pattern = "*"
     found: set[Path] = set()
     for _ in range(DEEPEST):
         found.update(place.parent for place in folder.glob(f"{pattern}/{RECORD}"))
         pattern += "/*"
-    yield from sorted(p for p in found if not _is_hidden(p.relative_to(folder)))
+    runs = sorted(p for p in found if not _is_hidden(p.relative_to(folder)))
+    if not runs:
+        problem = "has no run in it" if folder.is_dir() else "is no folder"
+        raise MissingError(f"{folder} {problem}; `spahgc train` makes a run")
+    return runs
 
 
 def export_run(path: Path, into: Path) -> list[Path]:
@@ -224,21 +236,55 @@ def export_run(path: Path, into: Path) -> list[Path]:
     for name in kept:
         shutil.copyfile(path / name, into / name)
     _write_record(replace(run.record, store=Path(run.record.store).name), into, files=kept)
-    return sorted(into.iterdir())
+    return sorted(into / name for name in (*kept, RECORD))
 
 
 def _write_record(record: RunRecord, folder: Path, *, files: Mapping[str, str]) -> None:
     document = {**asdict(record), FILES: dict(files)}
+    document[DIGEST] = _digest_of(document)
     write_durably(folder / RECORD, json.dumps(document, indent=1).encode())
 
 
+def _digest_of(document: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
 def _read_record(path: Path) -> tuple[RunRecord, dict[str, str]]:
+    document = _read_document(path)
+    try:
+        stated = document.pop(DIGEST, None)
+        if stated is not None and stated != _digest_of(document):
+            raise DamagedStoreError(
+                f"{path} is a damaged run: {RECORD} was changed since it was written; copy the "
+                "run again, or train again"
+            )
+        files = {str(name): str(digest) for name, digest in document.pop(FILES).items()}
+        missing = sorted({WEIGHTS, CURVE} - set(files))
+        strange = sorted(set(files) - {WEIGHTS, CURVE, SCORES, TRUST})
+        if missing or strange:
+            raise DamagedStoreError(
+                f"{path} is a damaged run: its record lists {', '.join(strange) or 'too little'}"
+            )
+        for name in ("validation", "test", "panel", "wide", "shared_patients", "references"):
+            document[name] = tuple(document[name])
+        record = RunRecord(**document)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedStoreError(f"{path} is a damaged run: {error}") from error
+    for name, kind in get_type_hints(RunRecord).items():
+        if not fits(getattr(record, name), kind):
+            raise DamagedStoreError(
+                f"{path} is a damaged run: its {name} is not what {RECORD} holds"
+            )
+    return record, files
+
+
+def _read_document(path: Path) -> dict[str, Any]:
     if not (path / RECORD).is_file():
         raise MissingError(f"{path} is not a run: no {RECORD}; `spahgc train` makes one")
     try:
-        document = json.loads((path / RECORD).read_bytes())
+        document: dict[str, Any] = json.loads((path / RECORD).read_bytes())
         version = int(document["version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DamagedStoreError(f"{path} is a damaged run: {error}") from error
     if version > RUN_VERSION:
         raise FormatVersionError(
@@ -249,19 +295,7 @@ def _read_record(path: Path) -> tuple[RunRecord, dict[str, str]]:
             f"{path} was written by an older spahgc (form {version}, this one reads "
             f"{RUN_VERSION}); train again with `spahgc train`"
         )
-    try:
-        files = {str(name): str(digest) for name, digest in document.pop(FILES).items()}
-        missing = sorted({WEIGHTS, CURVE} - set(files))
-        strange = sorted(set(files) - {WEIGHTS, CURVE, SCORES, TRUST})
-        if missing or strange:
-            raise DamagedStoreError(
-                f"{path} is a damaged run: its record lists {', '.join(strange) or 'too little'}"
-            )
-        for name in ("validation", "test", "panel", "wide", "shared_patients", "references"):
-            document[name] = tuple(document[name])
-        return RunRecord(**document), files
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedStoreError(f"{path} is a damaged run: {error}") from error
+    return document
 
 
 def _check_files(path: Path, files: Mapping[str, str]) -> None:
