@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spahgc.commands.screen import console, progress_bar
+from spahgc.commands.screen import SEED, console, progress_bar
 from spahgc.commands.training_options import (
     check_usable,
     prepare,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--validation", multiple=True, help="Slide that chooses the epoch; may be given again."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of everything random.")
 @training_options
 def train(
     store: str,
@@ -57,6 +57,7 @@ def train(
     from spahgc.store.runs import write_run
     from spahgc.store.splits import make_fold
 
+    _check_resuming(out, resume=resume)
     cohort, usable, config = prepare(store, seed=seed, **how)
     say_left_out(usable)
     for name in (*test, *validation):
@@ -92,7 +93,7 @@ def train(
     show_default=True,
     help=f"What is held out in turn: {', '.join(SPLIT_RULES)}, or a JSON or CSV file.",
 )
-@click.option("--seed", "named_seeds", type=int, multiple=True, help="Seed; may be given again.")
+@click.option("--seed", "named_seeds", type=SEED, multiple=True, help="Seed; may be given again.")
 @click.option(
     "--seeds",
     "n_seeds",
@@ -139,7 +140,8 @@ def evaluate(
     from spahgc.store.run_folders import WORK, unfinished_folder
     from spahgc.store.split_files import read_folds
 
-    seeds = named_seeds or tuple(range(n_seeds))
+    seeds = tuple(dict.fromkeys(named_seeds)) or tuple(range(n_seeds))
+    _check_resuming(out, resume=resume)
     cohort, usable, config = prepare(store, seed=seeds[0], **how)
     say_left_out(usable)
     folds = read_folds(cohort.patients(usable.names), split=split)
@@ -246,6 +248,11 @@ def _say_run(run: Run, folder: Path, *, caveat: str | None, as_json: bool) -> No
         click.echo(f"test slide {slide}: mean PCC over {len(record.panel)} genes {pcc:.3f}")
     if caveat:
         click.echo(f"Note: {caveat}")
+
+
+def _check_resuming(out: Path | None, *, resume: bool) -> None:
+    if resume and out is None:
+        raise click.UsageError("--resume goes on with what lies at --out: name that folder")
 
 
 def _new_folder(command: str) -> Path:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from spahgc.commands.screen import FOLDER, json_option, store_option
+from spahgc.commands.screen import FOLDER, FiniteRange, json_option, store_option
 from spahgc.errors import MissingError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option(
                 "--ema",
-                type=click.FloatRange(min=0, max=1),
+                type=FiniteRange(min=0, max=1),
                 help="Let the second encoder be a moving average with this decay.",
             ),
             click.option(
@@ -111,6 +112,8 @@ def prepare(
     from spahgc.store.cohort import Usable, open_cohort
 
     PanelRule.parse(genes)
+    if twice := [name for name, n_times in Counter(embeddings).items() if n_times > 1]:
+        raise click.UsageError(f"--embedding {twice[0]} is given twice")
     cohort = open_cohort(store)
     base = PRESETS[preset]
     features = replace(base.features, embeddings=embeddings or base.features.embeddings)
@@ -136,22 +139,18 @@ def prepare(
         raise MissingError(f"{store} has no slide to learn from: {told or 'it is empty'}")
     for name in leave_out:
         check_usable(cohort, usable, name)
-    asked = dict.fromkeys(leave_out, "was asked to be")
-    return (
-        cohort,
-        Usable(
-            names=tuple(name for name in usable.names if name not in asked),
-            left_out={**usable.left_out, **asked},
-        ),
-        config,
-    )
+    asked = dict.fromkeys(leave_out, "was named by --leave-out")
+    names = tuple(name for name in usable.names if name not in asked)
+    if not names:
+        raise MissingError(f"--leave-out names every slide of {store} that could be learned from")
+    return cohort, Usable(names=names, left_out={**usable.left_out, **asked}), config
 
 
 def check_usable(cohort: Cohort, usable: Usable, name: str) -> None:
     """Raise where a slide that was named cannot teach or judge."""
     if name not in usable.names:
         slide = cohort[name]  # says which slides there are, if this is none
-        raise MissingError(f"slide {slide.name} {usable.left_out[name]}")
+        raise MissingError(f"slide {slide.name} cannot be used: it {usable.left_out[name]}")
 
 
 def say_left_out(usable: Usable) -> None:

@@ -233,7 +233,7 @@ def choose_wide(counts_by_slide: Mapping[str, csr_matrix], genes: Sequence[str])
 
 
 def _n_genes(value: str, *, rule: str) -> int:
-    if not (value.isascii() and value.isdecimal() and int(value) > 0):
+    if not (value.isascii() and value.isdecimal() and len(value) < 10 and int(value) > 0):
         raise MismatchError(f"gene panel {rule!r}: {value!r} is not a number of genes; {_EXPECTED}")
     return int(value)
 
@@ -256,8 +256,13 @@ def _check_slides(counts_by_slide: Mapping[str, csr_matrix], genes: Sequence[str
 
 
 def _read_genes(path: Path) -> tuple[str, ...]:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    genes = [line for line in lines if line]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MismatchError(f"gene panel {path}: not UTF-8 text; expected one gene per line") from (
+            error
+        )
+    genes = [gene for line in text.splitlines() if (gene := line.strip())]
     twice = [gene for gene, n_times in Counter(genes).items() if n_times > 1]
     if twice or not genes:
         problem = f"{_some(twice)} listed twice" if twice else "no gene in it"

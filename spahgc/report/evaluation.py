@@ -1,6 +1,7 @@
 """What an evaluation leaves behind: scores, a summary, pictures, and every run."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ SPOTS: Final = "spots.parquet"
 SLIDES: Final = "slides.parquet"
 SUMMARY: Final = "summary.json"
 PICTURES: Final = "pictures"
+FOLDS: Final = "folds"
 LONGEST_NAME: Final = 100
 """Characters of a fold's name in its folder's: a patient may have any number of slides."""
 MOST_DIGESTS: Final = 6
@@ -64,6 +66,11 @@ class EvaluationReport:
 
     folds: list[str] = field(default_factory=list)
     """Names, in order."""
+
+    def __post_init__(self) -> None:
+        """Clear what an interrupted attempt wrote, perhaps by half: every result comes again."""
+        for name in (FOLDS, PICTURES):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def add(self, fold: Fold, judged: Judged) -> None:
         """Take one result of a fold in, and write its run and its pictures."""
@@ -156,8 +163,8 @@ class EvaluationReport:
         }
 
     def _keep_run(self, fold: Fold, run: Run, *, method: str) -> None:
-        name = f"{self.folds.index(fold.name) + 1}-{fold.name[:LONGEST_NAME]}"
-        place = f"folds/{name}/{_slug(method)}-seed{run.record.training['seed']}"
+        name = f"{self.folds.index(fold.name) + 1}-{_file_name(fold.name)}"
+        place = f"{FOLDS}/{name}/{_slug(method)}-seed{run.record.training['seed']}"
         (self.folder / place).mkdir(parents=True)
         write_run(run, self.folder / place)
         if len(run.curve):
@@ -255,6 +262,11 @@ def _run_summary(run: Run) -> dict[str, Any]:
         "best_epoch": record.best_epoch,
         "validation_pcc": record.validation_pcc,
     }
+
+
+def _file_name(fold: str) -> str:
+    """Spell a fold's name, which a split file may choose, so that it names one folder."""
+    return "".join(c if c.isalnum() or c in "+-_." else "-" for c in fold[:LONGEST_NAME])
 
 
 def _slug(method: str) -> str:

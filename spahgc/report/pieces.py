@@ -5,8 +5,10 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from spahgc.errors import DamagedStoreError
 from spahgc.model.judged import Judged
 from spahgc.store.durable import sync_tree
 from spahgc.store.runs import RECORD, read_run, write_run
@@ -34,13 +36,24 @@ def write_judged(judged: Judged, folder: Path) -> None:
 
 
 def read_judged(folder: Path) -> Judged | None:
-    """Read what `write_judged` wrote; None where it did not get that far."""
+    """Read what `write_judged` wrote; None where it did not get that far.
+
+    Raises
+    ------
+    DamagedStoreError
+        If it is not that any more.
+    """
     if not folder.is_dir():
         return None
-    return Judged(
-        scores=pd.read_parquet(folder / _SCORES),
-        spots=pd.read_parquet(folder / _SPOTS),
-        run=read_run(folder) if (folder / RECORD).exists() else None,
-        predictions=load_file(folder / _PREDICTED),
-        measured=load_file(folder / _MEASURED),
-    )
+    try:
+        return Judged(
+            scores=pd.read_parquet(folder / _SCORES),
+            spots=pd.read_parquet(folder / _SPOTS),
+            run=read_run(folder) if (folder / RECORD).exists() else None,
+            predictions=load_file(folder / _PREDICTED),
+            measured=load_file(folder / _MEASURED),
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DamagedStoreError(
+            f"{folder} is a damaged result: {error}; remove it to judge that part again"
+        ) from error

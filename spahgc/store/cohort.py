@@ -172,6 +172,6 @@ def _why_not(slide: StoredSlide, embeddings: Iterable[str]) -> str | None:
     if not missing:
         return None
     if slide.entry.image is None:
-        return "has no full-resolution image"
+        return f"is not embedded as {', '.join(missing)}, and has no full-resolution image"
     command = " ".join(["spahgc embed", *options_of(missing)])
     return f"is not embedded as {', '.join(missing)}: run `{command}`"

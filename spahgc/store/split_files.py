@@ -111,7 +111,7 @@ def _read_rows(path: Path) -> list[Row]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ProtocolError(f"split file {path} cannot be read: {reason}") from error
-    rows = _json_rows(path, text) if path.suffix.lower() == ".json" else _csv_rows(text)
+    rows = _json_rows(path, text) if path.suffix.lower() == ".json" else _csv_rows(path, text)
     columns = set(rows[0]) if rows else set()
     same = all(set(row) == columns and all(row.values()) for row in rows)
     known = columns <= {"slide", "fold", "part"}
@@ -124,16 +124,19 @@ def _read_rows(path: Path) -> list[Row]:
 def _json_rows(path: Path, text: str) -> list[Row]:
     try:
         document: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"split file {path} is not JSON: {error}") from None
     if not (isinstance(document, list) and all(isinstance(row, dict) for row in document)):
         raise ProtocolError(f"split file {path} is no list of objects; {_EXPECTED}")
     return [{str(key): str(value) for key, value in row.items()} for row in document]
 
 
-def _csv_rows(text: str) -> list[Row]:
+def _csv_rows(path: Path, text: str) -> list[Row]:
     rows = csv.DictReader(io.StringIO(text), restkey="more columns than named", restval="")
-    return [{str(k).strip(): str(v).strip() for k, v in row.items()} for row in rows]
+    try:
+        return [{str(k).strip(): str(v).strip() for k, v in row.items()} for row in rows]
+    except csv.Error as error:
+        raise ProtocolError(f"split file {path} is not CSV: {error}") from None
 
 
 def _check_once(path: Path, rows: Sequence[Row]) -> None:

@@ -161,7 +161,7 @@ def _check_patients(owners: Mapping[str, str]) -> None:
 
 def _n_parts(rule: str) -> int:
     number = rule.partition(":")[2]
-    if not (number.isascii() and number.isdecimal() and int(number) >= 2):
+    if not (number.isascii() and number.isdecimal() and len(number) < 10 and int(number) >= 2):
         raise ProtocolError(f"split {rule!r}: expected {K_FOLD}:N with N at least 2, such as 5")
     return int(number)
 

@@ -69,7 +69,7 @@ def test_only_embedded_slides_with_expression_are_usable(store):
     usable = open_cohort(store.path).usable("lite0")
     assert usable.names == ("A1",)
     assert usable.left_out == {
-        "B1": "has no full-resolution image",
+        "B1": "is not embedded as lite0, and has no full-resolution image",
         "C1": "has no expression",
     }
 
