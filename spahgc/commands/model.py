@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,7 @@ def train(
     from spahgc.model.resuming import keep_checkpoints
     from spahgc.model.runs import train_fold
     from spahgc.report.pictures import plot_curve
-    from spahgc.store.run_folders import WORK, unfinished_folder
+    from spahgc.store.run_folders import WORK
     from spahgc.store.runs import write_run
     from spahgc.store.splits import make_fold
 
@@ -66,6 +67,8 @@ def train(
     fold = config.divide(make_fold(patients, test=test, validation=validation or None))
     folder = out or _new_folder("train")
     chooser = ", ".join(fold.validation)
+    if validation and not chooser:
+        click.echo("the default preset holds out each in turn: --validation has no part", err=True)
     click.echo(
         f"training on {', '.join(fold.train)}; "
         + (f"{chooser} chooses the epoch; " if chooser else "each is held out in turn; ")
@@ -73,7 +76,7 @@ def train(
         err=True,
     )
     plan = _plan(cohort, folds=[fold], configs=[config])
-    with unfinished_folder(folder, plan=plan, resume=resume) as unfinished:
+    with _making(folder, plan=plan, resume=resume) as unfinished:
         with (
             progress_bar("training", config.n_epochs, unit="epochs") as advance,
             keep_checkpoints(Checkpoints(folder=unfinished / WORK)),
@@ -137,7 +140,7 @@ def evaluate(
     from spahgc.model.evaluation import plan_tasks
     from spahgc.model.runs import MODEL
     from spahgc.report.evaluation import EvaluationReport
-    from spahgc.store.run_folders import WORK, unfinished_folder
+    from spahgc.store.run_folders import WORK
     from spahgc.store.split_files import read_folds
 
     seeds = tuple(dict.fromkeys(named_seeds)) or tuple(range(n_seeds))
@@ -151,7 +154,7 @@ def evaluate(
     tasks = plan_tasks(folds, models=models, seeds=seeds)
     folder = out or _new_folder("evaluate")
     plan = _plan(cohort, folds=folds, configs=list(models.values()), seeds=seeds)
-    with unfinished_folder(folder, plan=plan, resume=resume) as unfinished:
+    with _making(folder, plan=plan, resume=resume) as unfinished:
         report = EvaluationReport(folder=unfinished, cohort=cohort, split=split)
         results = _judge(cohort, tasks, unfinished / WORK, workers=workers, scheduler=scheduler)
         with progress_bar(f"{len(folds)} folds", len(tasks), unit="models") as advance:
@@ -163,6 +166,21 @@ def evaluate(
         click.echo((folder / "summary.json").read_text())
     else:
         report.show(console(), folder=folder)
+
+
+@contextmanager
+def _making(folder: Path, *, plan: dict[str, Any], resume: bool) -> Iterator[Path]:
+    """Give an unfinished folder; say how to go on where it is interrupted and kept."""
+    from spahgc.store.run_folders import unfinished_folder
+
+    unfinished = None
+    try:
+        with unfinished_folder(folder, plan=plan, resume=resume) as unfinished:
+            yield unfinished
+    except (KeyboardInterrupt, SystemExit):  # Lightning makes one of the other
+        if unfinished is not None and unfinished.is_dir():
+            click.echo(f"what is done is kept: go on with `--resume --out {folder}`", err=True)
+        raise
 
 
 def _paper(

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from spahgc.errors import DamagedStoreError, FormatVersionError, MissingError
 from spahgc.store.confidence import Trust, parse_trust, serialise_trust
@@ -144,7 +144,8 @@ class Run:
 
 def write_run(run: Run, folder: Path) -> None:
     """Write a run into an existing folder that has none; the record comes last."""
-    save_file({name: np.ascontiguousarray(w) for name, w in run.weights.items()}, folder / WEIGHTS)
+    weights = save({name: np.ascontiguousarray(w) for name, w in run.weights.items()})
+    (folder / WEIGHTS).write_bytes(weights)  # safetensors would let nobody else read its file
     run.curve.to_csv(folder / CURVE, index=False)
     if run.scores is not None:
         run.scores.to_parquet(folder / SCORES, index=False)

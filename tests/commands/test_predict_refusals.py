@@ -100,9 +100,13 @@ WRONG = {
 }
 
 
+@pytest.fixture(scope="module")
+def before(trained):
+    return files(trained)
+
+
 @pytest.mark.parametrize(("arguments", "message"), list(WRONG.values()), ids=list(WRONG))
-def test_wrong_input_is_one_clear_line_and_changes_nothing(lab, arguments, message):
-    before = files(lab)
+def test_wrong_input_is_one_clear_line_and_changes_nothing(lab, before, arguments, message):
     line = the_error("predict", *arguments)
     assert message in line
     assert is_plain(line)
@@ -123,8 +127,7 @@ def test_wrong_input_is_one_clear_line_and_changes_nothing(lab, arguments, messa
     ],
     ids=" ".join,
 )
-def test_a_command_typed_wrongly_shows_its_usage(lab, arguments):
-    before = files(lab)
+def test_a_command_typed_wrongly_shows_its_usage(lab, before, arguments):
     result = spahgc("predict", *arguments, exit_code=2)
     assert result.stderr.startswith("Usage: spahgc predict ")
     assert result.stderr.count("Error: ") == 1

@@ -180,17 +180,18 @@ WRONG = {
 
 
 @pytest.fixture(scope="module")
-def written(trained):
+def before(trained):
+    """Everything in the folder to type in, with split files and lists of genes put there."""
     for folder, contents in {"splits": SPLITS, "panels": PANELS}.items():
         (trained / folder).mkdir()
         for name, content in contents.items():
             raw = content if isinstance(content, bytes) else content.encode()
             (trained / folder / name).write_bytes(raw)
+    return files(trained)
 
 
 @pytest.mark.parametrize(("arguments", "message"), list(WRONG.values()), ids=list(WRONG))
-def test_wrong_input_is_one_clear_line_and_changes_nothing(lab, written, arguments, message):
-    before = files(lab)
+def test_wrong_input_is_one_clear_line_and_changes_nothing(lab, before, arguments, message):
     line = the_error(*arguments)
     assert message in line
     assert is_plain(line)
@@ -224,8 +225,7 @@ def test_wrong_input_is_one_clear_line_and_changes_nothing(lab, written, argumen
     ],
     ids=" ".join,
 )
-def test_a_command_typed_wrongly_shows_its_usage(lab, arguments):
-    before = files(lab)
+def test_a_command_typed_wrongly_shows_its_usage(lab, before, arguments):
     result = spahgc(*arguments, exit_code=2)
     assert result.stderr.startswith(f"Usage: spahgc {arguments[0]} ")
     assert result.stderr.count("Error: ") == 1
@@ -233,7 +233,7 @@ def test_a_command_typed_wrongly_shows_its_usage(lab, arguments):
 
 
 @pytest.mark.parametrize("name", ["good.txt", "bom.txt"])
-def test_a_file_of_genes_may_come_from_any_editor(lab, written, tmp_path, name):
+def test_a_file_of_genes_may_come_from_any_editor(lab, before, tmp_path, name):
     out = tmp_path / "run"
     spahgc("train", *TINY, "--genes", f"panels/{name}", "--test", "B2", "--out", out)
     assert json.loads((out / "run.json").read_text())["panel"] == ["G1", "G2", "G3"]
@@ -269,7 +269,9 @@ def interrupted(trained, tmp_path_factory):
         patch.chdir(folder)
         patch.setattr(pieces, "write_judged", interrupt)
         told = spahgc(*EVALUATE, "--out", "runs/judged", exit_code=1)
-    assert told.stderr.splitlines()[-1] == "Aborted!"
+    *_, kept, blank, aborted = told.stderr.splitlines()
+    assert kept == "what is done is kept: go on with `--resume --out runs/judged`"
+    assert (blank, aborted) == ("", "Aborted!")
     return folder
 
 
@@ -322,6 +324,13 @@ def test_an_interrupted_training_leaves_nothing_half_made(lab, tmp_path, monkeyp
     told = spahgc("train", *TRAIN, "--out", tmp_path / "run", exit_code=1)
     assert told.stderr.splitlines()[-1] == "Aborted!"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_choice_that_has_no_part_is_said(lab, tmp_path):
+    told = spahgc("train", *TRAIN, "--validation", "B1", "--out", tmp_path / "run")
+    assert "--validation has no part" in told.stderr
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "run").iterdir()}
+    assert len(modes) == 1, "somebody who may read the record may read the weights"
 
 
 def test_a_leak_ends_with_an_error_that_names_the_run(lab, run_copy):
