@@ -111,6 +111,15 @@ def test_show_tells_the_epoch_that_was_kept(paper_run):
     assert f", epoch {best} of 2 kept\n" in spahgc("run", "show", paper_run).stdout
 
 
+def test_weights_of_another_model_than_the_record_says_are_refused(trained, paper_run, tmp_path):
+    odd = shutil.copytree(paper_run, tmp_path / "odd")
+    forge(odd, committee={})
+    where = ["--store", trained / "data.zarr"]
+    out = ["--slide", "B2", "--out", tmp_path / "B2.h5ad"]
+    for command in (["audit", odd, *where], ["predict", "--run", odd, *out, *where]):
+        assert "weights are of another model than the run's record" in the_error(*command)
+
+
 def test_show_reports_for_machines(runs):
     told = json.loads(spahgc("run", "show", "runs/first", "--json").stdout)
     run = read_run(runs / "first")

@@ -146,6 +146,10 @@ JUDGING = {
             "escapes.csv": r"names \x1b[31mA1, which cannot be used",
         }.items()
     },
+    "no scheduler": (
+        [*TRAIN, "--scheduler", "nonsense", *NEVER],
+        "no Dask scheduler answers at nonsense; start one with `dask scheduler`",
+    ),
     "a single patient": (
         [
             *(*TINY, "--split", "leave-one-patient-out"),
