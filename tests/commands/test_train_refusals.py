@@ -187,7 +187,7 @@ WRONG = {
 def before(trained):
     """Everything in the folder to type in, with split files and lists of genes put there."""
     for folder, contents in {"splits": SPLITS, "panels": PANELS}.items():
-        (trained / folder).mkdir()
+        (trained / folder).mkdir(exist_ok=True)
         for name, content in contents.items():
             raw = content if isinstance(content, bytes) else content.encode()
             (trained / folder / name).write_bytes(raw)
