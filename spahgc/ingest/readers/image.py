@@ -201,7 +201,7 @@ def _check_pitch(image: SlideImage, pitch_px: float) -> None:
     if not fits or width * height / pitch_px**2 > MOST_CELLS:
         problem = f"lays more than {MOST_CELLS:,} spots over" if fits else "does not fit into"
         raise ImageError(
-            f"{image.path}: a pitch of {pitch_px:.3g} px {problem} {width} x {height} px; check "
+            f"{image.path}: a pitch of {pitch_px:.6g} px {problem} {width} x {height} px; check "
             "--mpp and --pitch-um"
         )
 
