@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from spahgc.errors import MismatchError, StoreError
 from spahgc.schema import SPATIAL, UNS
+from spahgc.store import layout
 from spahgc.store.export import replacing, write_h5ad, write_zarr
 
 SUFFIXES: Final = (".h5ad", ".zarr", ".parquet", ".geojson")
@@ -83,9 +84,15 @@ def _check_free(place: Path, *, overwrite: bool) -> None:
         raise StoreError(f"{place} is a folder, and no prediction; name another place with `--out`")
     if place.exists() and not overwrite:
         raise StoreError(f"{place} exists already; replace it with `--overwrite`")
+    if store := next(filter(_is_store, place.absolute().parents), None):
+        raise StoreError(f"{place} is inside the store {store}; name a place outside with `--out`")
     folder = next(parent for parent in place.absolute().parents if parent.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise StoreError(f"{place} cannot be written: {folder} is no folder you may write to")
+
+
+def _is_store(folder: Path) -> bool:
+    return (folder / layout.COMMITS).is_dir() and (folder / "zarr.json").is_file()
 
 
 def _is_anndata(folder: Path) -> bool:

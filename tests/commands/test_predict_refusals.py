@@ -72,6 +72,10 @@ WRONG = {
         )
         for how, more in {"carelessly": [], "asked to": ["--overwrite"]}.items()
     },
+    "inside a store": (
+        [*RUN, *B2, "--out", "data.zarr/tables/B2.h5ad"],
+        "data.zarr/tables/B2.h5ad is inside the store ",
+    ),
     "below a file": (
         [*RUN, *B2, "--out", "plain/notes.txt/new.h5ad"],
         "new.h5ad cannot be written: ",
