@@ -229,7 +229,8 @@ def _check_checkpoint(evidence: Evidence) -> Iterator[Finding]:
             f"{name} was held out to settle the model, but is no training slide"
             for name in sorted(held_out - set(record.train))
         ]
-        told = f"training slides held out in turn chose epoch {record.best_epoch}"
+        chosen = f"epoch {record.best_epoch}" if len(curve) else "the penalty"
+        told = f"training slides held out in turn chose {chosen}"
         yield _verdict("checkpoint", leaks, clean=told)
         return
     least = int(curve["epoch"].iloc[int(curve["validation_loss"].argmin())])
