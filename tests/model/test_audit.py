@@ -103,6 +103,11 @@ def test_an_honest_committee_is_clean(odd, committee):
     assert leaks_of(committee[1], odd) == {}
 
 
+def test_a_committee_without_networks_has_no_epoch_to_choose(odd, committee):
+    told = {finding.check: finding.text for finding in audit_run(committee[1], odd)}
+    assert told["checkpoint"] == "training slides held out in turn chose the penalty"
+
+
 def test_a_scaler_fitted_with_the_test_slide_is_named(odd, committee, monkeypatch):
     config, _ = committee
     honest = committee_fitting.fit_basis
