@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spahgc.commands.screen import FOLDER, POSITIVE, progress_bar, store_option
+from spahgc.commands.screen import FOLDER, POSITIVE, progress_bar, store_option, with_options
 from spahgc.commands.verifying import verify_stored
 
 if TYPE_CHECKING:
@@ -21,63 +21,60 @@ if TYPE_CHECKING:
 
 def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add what decides how patches are embedded, and where."""
-    for option in reversed(
-        [
-            click.option(
-                "--encoder",
-                default="lite0",
-                show_default=True,
-                help="Patch encoder; `spahgc encoders` lists them.",
-            ),
-            click.option("--weights", type=FOLDER, help="Weights file to take for the encoder."),
-            click.option(
-                "--patch-um",
-                type=POSITIVE,
-                multiple=True,
-                help="Width of a patch on the tissue, in µm; again for further fields of view, one "
-                "embedding each. By default 77, 154, 308 and 616.",
-            ),
-            click.option(
-                "--patch-px",
-                type=click.IntRange(min=16),
-                help="Width of a patch as the network sees it, where that can be chosen.",
-            ),
-            click.option(
-                "--views",
-                type=click.Choice(["1", "4", "8"]),
-                default="1",
-                show_default=True,
-                help="Average over a patch's 4 rotations, or over these and their mirror images.",
-            ),
-            click.option(
-                "--stain",
-                type=click.Choice(["macenko"]),
-                help="Bring each slide's stains to those of a reference first.",
-            ),
-            click.option(
-                "--precision",
-                type=click.Choice(["float32", "bfloat16", "float16"]),
-                default="float32",
-                show_default=True,
-                help="Of the forward pass; the shorter ones are for GPUs.",
-            ),
-            click.option(
-                "--device",
-                default="auto",
-                show_default=True,
-                help="auto, cpu, cuda, cuda:N or mps.",
-            ),
-            click.option(
-                "--workers",
-                type=click.IntRange(min=0),
-                default=0,
-                help="Processes of a Dask cluster on this machine; 0 embeds in this one.",
-            ),
-            click.option("--scheduler", help="Address of a running Dask scheduler, tcp://…"),
-        ]
-    ):
-        command = option(command)
-    return command
+    return with_options(
+        command,
+        click.option(
+            "--encoder",
+            default="lite0",
+            show_default=True,
+            help="Patch encoder; `spahgc encoders` lists them.",
+        ),
+        click.option("--weights", type=FOLDER, help="Weights file to take for the encoder."),
+        click.option(
+            "--patch-um",
+            type=POSITIVE,
+            multiple=True,
+            help="Width of a patch on the tissue, in µm; again for further fields of view, one "
+            "embedding each. By default 77, 154, 308 and 616.",
+        ),
+        click.option(
+            "--patch-px",
+            type=click.IntRange(min=16),
+            help="Width of a patch as the network sees it, where that can be chosen.",
+        ),
+        click.option(
+            "--views",
+            type=click.Choice(["1", "4", "8"]),
+            default="1",
+            show_default=True,
+            help="Average over a patch's 4 rotations, or over these and their mirror images.",
+        ),
+        click.option(
+            "--stain",
+            type=click.Choice(["macenko"]),
+            help="Bring each slide's stains to those of a reference first.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["float32", "bfloat16", "float16"]),
+            default="float32",
+            show_default=True,
+            help="Of the forward pass; the shorter ones are for GPUs.",
+        ),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="auto, cpu, cuda, cuda:N or mps.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(min=0),
+            default=0,
+            help="Processes of a Dask cluster on this machine; 0 embeds in this one.",
+        ),
+        click.option("--scheduler", help="Address of a running Dask scheduler, tcp://…"),
+    )
 
 
 @click.command()

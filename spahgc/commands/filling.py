@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spahgc.commands.embed import embed_stored, embedding_options, say_embedded
-from spahgc.commands.screen import FOLDER, POSITIVE, spinner, store_option
+from spahgc.commands.screen import (
+    FOLDER,
+    POSITIVE,
+    json_option,
+    spinner,
+    store_option,
+    with_options,
+)
 from spahgc.store.words import spell_plain
 
 if TYPE_CHECKING:
@@ -22,41 +29,32 @@ if TYPE_CHECKING:
 
 def filling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add what every ingest command shares."""
-    command = embedding_options(command)
-    for option in reversed(
-        [
-            store_option,
-            click.option(
-                "--dry-run", is_flag=True, help="Read and check everything, write nothing."
-            ),
-            click.option(
-                "--no-embed", is_flag=True, help="Store the slides without embedding their patches."
-            ),
-            click.option(
-                "--replace", is_flag=True, help="Put a slide in the place of one of the same name."
-            ),
-            click.option("--qc", type=FOLDER, help="Folder for a picture of each slide's spots."),
-            click.option("--json", "as_json", is_flag=True, help="Print a report for machines."),
-        ]
-    ):
-        command = option(command)
-    return command
+    return with_options(
+        embedding_options(command),
+        store_option,
+        click.option("--dry-run", is_flag=True, help="Read and check everything, write nothing."),
+        click.option(
+            "--no-embed", is_flag=True, help="Store the slides without embedding their patches."
+        ),
+        click.option(
+            "--replace", is_flag=True, help="Put a slide in the place of one of the same name."
+        ),
+        click.option("--qc", type=FOLDER, help="Folder for a picture of each slide's spots."),
+        json_option,
+    )
 
 
 def about_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add what the user may know better than the files."""
-    for option in reversed(
-        [
-            click.option("--patient", help="Patient the slides are of."),
-            click.option(
-                "--mpp",
-                type=POSITIVE,
-                help="µm per full-resolution pixel, where the files do not say or say it wrong.",
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
+    return with_options(
+        command,
+        click.option("--patient", help="Patient the slides are of."),
+        click.option(
+            "--mpp",
+            type=POSITIVE,
+            help="µm per full-resolution pixel, where the files do not say or say it wrong.",
+        ),
+    )
 
 
 def genes_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -70,6 +70,15 @@ class PlainErrors(click.Group):
             raise click.ClickException(spell_plain(f"{place}{error.strerror}")) from error
 
 
+def with_options(
+    command: Callable[..., Any], *options: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Callable[..., Any]:
+    """Add options to a command; its help shows them in this order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--store``."""
     return click.option(

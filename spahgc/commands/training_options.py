@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spahgc.commands.screen import FOLDER, FiniteRange, json_option, store_option
+from spahgc.commands.screen import FOLDER, FiniteRange, json_option, store_option, with_options
 from spahgc.errors import MissingError
 
 if TYPE_CHECKING:
@@ -20,70 +20,61 @@ if TYPE_CHECKING:
 
 def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add what decides how a model is trained."""
-    for option in reversed(
-        [
-            store_option,
-            click.option(
-                "--genes",
-                default="hvg:50",
-                show_default=True,
-                help="Gene panel, chosen on training slides: hvg:N, heg:N, all, or a file.",
-            ),
-            click.option(
-                "--leave-out", multiple=True, help="Slide not to use; may be given again."
-            ),
-            click.option(
-                "--embedding",
-                "embeddings",
-                multiple=True,
-                help="Name of an embedding; again for further fields of view. By default those of "
-                "the preset.",
-            ),
-            click.option(
-                "--preset",
-                type=click.Choice(["default", "paper"]),
-                default="default",
-                show_default=True,
-                help="What predicts best, or the paper's model to the letter.",
-            ),
-            click.option(
-                "--epochs",
-                type=click.IntRange(min=1),
-                help="Most rounds over the training slides; by default the preset's.",
-            ),
-            click.option(
-                "--networks",
-                type=click.IntRange(min=0),
-                help="Graph networks beside the kernel ridge of the default preset; 0 by default.",
-            ),
-            click.option(
-                "--ema",
-                type=FiniteRange(min=0, max=1),
-                help="Let the second encoder be a moving average with this decay.",
-            ),
-            click.option(
-                "--device", default="cpu", show_default=True, help="As Lightning names it."
-            ),
-            click.option(
-                "--devices",
-                type=click.IntRange(min=1),
-                default=1,
-                show_default=True,
-                help="How many of it train one network together (DDP over slides).",
-            ),
-            click.option(
-                "--out", type=FOLDER, help="Folder to make; by default a new one in runs/."
-            ),
-            click.option(
-                "--resume",
-                is_flag=True,
-                help="Go on from what an interrupted command left at --out.",
-            ),
-            json_option,
-        ]
-    ):
-        command = option(command)
-    return command
+    return with_options(
+        command,
+        store_option,
+        click.option(
+            "--genes",
+            default="hvg:50",
+            show_default=True,
+            help="Gene panel, chosen on training slides: hvg:N, heg:N, all, or a file.",
+        ),
+        click.option("--leave-out", multiple=True, help="Slide not to use; may be given again."),
+        click.option(
+            "--embedding",
+            "embeddings",
+            multiple=True,
+            help="Name of an embedding; again for further fields of view. By default those of "
+            "the preset.",
+        ),
+        click.option(
+            "--preset",
+            type=click.Choice(["default", "paper"]),
+            default="default",
+            show_default=True,
+            help="What predicts best, or the paper's model to the letter.",
+        ),
+        click.option(
+            "--epochs",
+            type=click.IntRange(min=1),
+            help="Most rounds over the training slides; by default the preset's.",
+        ),
+        click.option(
+            "--networks",
+            type=click.IntRange(min=0),
+            help="Graph networks beside the kernel ridge of the default preset; 0 by default.",
+        ),
+        click.option(
+            "--ema",
+            type=FiniteRange(min=0, max=1),
+            help="Let the second encoder be a moving average with this decay.",
+        ),
+        click.option("--device", default="cpu", show_default=True, help="As Lightning names it."),
+        click.option(
+            "--devices",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="How many of it train one network together (DDP over slides).",
+        ),
+        click.option("--out", type=FOLDER, help="Folder to make; by default a new one in runs/."),
+        click.option(
+            "--resume",
+            is_flag=True,
+            help="Go on from what an interrupted command left at --out.",
+        ),
+        json_option,
+    )
 
 
 def prepare(
