@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from spahgc.model.features import blocks_of
 from spahgc.model.layers import BackwardAttention, GraphLayer, NeighbourTable, Nodes
 from spahgc.model.network import GraphTensors, SpaHGC
 
@@ -47,7 +48,7 @@ def ask_network(network: SpaHGC, graph: GraphTensors, *, block: int = BLOCK) -> 
     """
     if len(graph.target_TD) <= block:
         return network(graph).expression_TG
-    blocks = _blocks(len(graph.target_TD), block)
+    blocks = blocks_of(len(graph.target_TD), block)
     nodes = network.encoder.input(graph.target_TD, graph.reference_RD, graph.expression_RG)
     for layer in cast("Iterable[GraphLayer]", network.encoder.layers):
         nodes = _pass_layer(layer, nodes, graph, blocks)
@@ -166,10 +167,6 @@ def _weigh(weight_EN: Tensor, value_BH: Tensor, *, n_places: int) -> Tensor:
 
 def _lowest(values: Tensor) -> float:
     return torch.finfo(values.dtype).min
-
-
-def _blocks(n_spots: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, n_spots)) for start in range(0, n_spots, size)]
 
 
 def _rows(table: NeighbourTable, rows: slice) -> NeighbourTable:

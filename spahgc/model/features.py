@@ -87,7 +87,7 @@ def side_by_side(
         if not joined_SD.size:
             joined_SD = np.empty((len(field_SF), sum(sizes)), np.float32)
         joined_SD[:, stop - size : stop] = field_SF
-    for columns in _blocks(joined_SD.shape[1], COLUMNS):
+    for columns in blocks_of(joined_SD.shape[1], COLUMNS):
         _transform(joined_SD[:, columns], config)
     return joined_SD
 
@@ -109,8 +109,9 @@ def standardise(values_SD: NDArray[np.float32]) -> NDArray[np.float32]:
     return centred_SD / np.where(varies_D, spread_D, np.inf).astype(np.float32)
 
 
-def _blocks(length: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, length, size)]
+def blocks_of(length: int, size: int) -> list[slice]:
+    """Cut rows or columns into stretches of ``size``, the last one shorter."""
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -137,7 +138,7 @@ class Reducer:
                 "training: embed the slide with the encoder and fields of view of the run"
             )
         reduced_SP = np.empty((len(features_SD), len(self.components_PD)), np.float32)
-        for rows in _blocks(len(features_SD), ROWS):
+        for rows in blocks_of(len(features_SD), ROWS):
             reduced_SP[rows] = (features_SD[rows] - self.mean_D) @ self.components_PD.T
         return reduced_SP
 

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 from sklearn.metrics.pairwise import rbf_kernel
 
+from spahgc.model.features import blocks_of
+
 MOST_LANDMARKS: Final = 2000
 """Their kernel takes 32 MB, and two seconds to decompose."""
 
@@ -41,11 +43,11 @@ class KernelRidge:
 
     def predict(self, features_SP: NDArray[np.float32]) -> NDArray[np.float32]:
         """Predict the (S, R) outputs of spots with (S, P) features."""
-        blocks = [features_SP[start : start + BLOCK] for start in range(0, len(features_SP), BLOCK)]
         weights_MR = self.weights_MR.astype(np.float64)
         outputs = [
-            rbf_kernel(block.astype(np.float64), self.landmarks_MP, gamma=self.gamma) @ weights_MR
-            for block in blocks
+            rbf_kernel(features_SP[rows].astype(np.float64), self.landmarks_MP, gamma=self.gamma)
+            @ weights_MR
+            for rows in blocks_of(len(features_SP), BLOCK)
         ]
         return np.concatenate(outputs).astype(np.float32)
 
