@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from peak import peak_gib
+from peak import held_gib, peak_gib
 from scipy.sparse import csr_matrix
 
 FIELD_SIZE = 1_280
@@ -141,12 +141,6 @@ def measure(folder: Path, n_spots: int) -> dict[str, float]:
     predict_new(predictor, draw_slide("large", n_spots), fields)
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "handed": handed, "before": before, "peak": peak_gib()}
-
-
-def held_gib() -> float:
-    """Give what this process holds now, fields of the large slide with it."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in status if line.startswith("VmRSS")).split()[1]) / 2**20
 
 
 if __name__ == "__main__":
