@@ -67,8 +67,7 @@ def search_all(vectors: dict[str, np.ndarray], k: int, metric: str) -> None:
     from spahgc.store.index import ReferenceIndex
 
     index = ReferenceIndex.of_vectors(vectors, metric=metric)
-    for name in vectors:
-        index.search_slide(name, k=k, exclude_slides=())
+    index.search_slides({name: list(vectors) for name in vectors}, k=k)
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -123,9 +123,17 @@ class TeachingSet:
 
     def search(self, target: SlideSpots, *, k: int) -> Neighbors:
         """Find the ``k`` most similar spots on the slides that ``target`` may borrow from."""
+        if self.spots.get(target.name) is target and k == self.graph_config.n_refer:
+            return self._found[target.name]
         return self.index.search(
             target.embedding_SD, k=k, only_slides=self.among(target), asked_by=target.name
         )
+
+    @cached_property
+    def _found(self) -> dict[str, Neighbors]:
+        """What each training slide may borrow: searched for together, which halves the work."""
+        among = {name: self.among(spots) for name, spots in self.spots.items()}
+        return self.index.search_slides(among, k=self.graph_config.n_refer)
 
 
 def gather_teaching(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -84,6 +86,27 @@ def test_a_slide_never_borrows_from_its_own_group(grown):
     assert slides_seen(teaching, teaching.graph(teaching.spots["A1"])) == {"B1"}
     assert slides_seen(teaching, teaching.graph(teaching.spots["B1"])) == {"A1", "A2"}
     assert slides_seen(teaching, teaching.graph(teaching.read("B2"))) == {"A1", "A2"}
+
+
+def test_what_training_slides_find_together_each_finds_alone(grown):
+    teaching = gather(grown, by_patient())
+    k = teaching.graph_config.n_refer
+    for name, spots in teaching.spots.items():
+        together = teaching.search(spots, k=k)
+        alone = teaching.search(replace(spots), k=k)  # read elsewhere, so it is searched for
+        assert together.slides == alone.slides == tuple(teaching.among(spots))
+        assert np.array_equal(together.spot_SK, alone.spot_SK), name
+        assert np.array_equal(together.distance_SK, alone.distance_SK)
+
+
+def test_a_new_image_with_a_training_slides_name_finds_its_own_neighbours(grown):
+    teaching = gather(grown, by_patient())
+    spots = teaching.spots["A1"]
+    image = replace(spots, embedding_SD=spots.embedding_SD[::-1].copy())
+    k = teaching.graph_config.n_refer
+    found = teaching.search(image, k=k)
+    assert np.array_equal(found.spot_SK[::-1], teaching.search(spots, k=k).spot_SK)
+    assert not np.array_equal(found.spot_SK, teaching.search(spots, k=k).spot_SK)
 
 
 def test_a_slide_of_no_known_group_borrows_from_all(grown):

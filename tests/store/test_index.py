@@ -18,7 +18,7 @@ from spahgc.store.index import (
     METRICS,
     ReferenceIndex,
     build_index,
-    exact,
+    distances,
     merge_neighbors,
     open_index,
     reference,
@@ -255,7 +255,7 @@ def test_a_large_slide_is_searched_for_in_parts_and_finds_the_same(monkeypatch):
 
 
 def test_more_candidates_of_a_query_than_are_measured_at_once(monkeypatch):
-    monkeypatch.setattr(exact, "BLOCK_NUMBERS", 8 * 3)  # three pairs of 8 numbers
+    monkeypatch.setattr(distances, "PAIRS_AT_ONCE", 3)
     generator = np.random.default_rng(8)
     vectors = {
         n: generator.normal(size=(s, 8)).astype(np.float32) for n, s in [("A", 20), ("B", 5)]

@@ -2,7 +2,7 @@
 
 Dimension letters in this file:
 
-S spots or queries, D embedding size
+S spots or queries, D embedding size, U vectors, P pairs of a query and a vector
 """
 
 from typing import Final, Literal, TypeAlias, get_args
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from spahgc.errors import MismatchError
 from spahgc.store.index.library import faiss
+from spahgc.store.index.loops import cosine_distances, l1_distances, l2_distances
+from spahgc.store.index.threads import on_threads
 
 Metric: TypeAlias = Literal["cosine", "l2", "l1"]
 METRICS: Final[tuple[str, ...]] = get_args(Metric)
@@ -21,6 +23,11 @@ FAISS_METRIC: Final[dict[str, int]] = {
     "l2": faiss.METRIC_L2,
     "l1": faiss.METRIC_L1,
 }
+_MEASURE: Final = {"cosine": cosine_distances, "l2": l2_distances, "l1": l1_distances}
+
+PAIRS_AT_ONCE: Final = 2**14
+"""Pairs that a thread measures at a time."""
+
 UNIT_ROUNDOFF: Final = 2.0**-24
 """Of float32."""
 
@@ -50,31 +57,36 @@ def prepare(
     return np.ascontiguousarray(embedding_SD, dtype=np.float32)
 
 
-def distances_of_pairs(
-    first: NDArray[np.float32], second: NDArray[np.float32], *, metric: Metric
+def measure_pairs(
+    query_SD: NDArray[np.float32],
+    vectors_UD: NDArray[np.float32],
+    query_P: NDArray[np.int64],
+    vector_P: NDArray[np.int64],
+    *,
+    metric: Metric,
 ) -> NDArray[np.float64]:
-    """Give float64 distances along the last axis, each from its own two vectors and nothing else.
+    """Give (P,) float64 distances, each from its own two vectors and nothing else.
 
     A matrix product rounds by where a vector stands in it; here equal pairs have equal distances.
     ``cosine`` is 1 minus the cosine, 0 to 2; ``l2`` is Euclidean; ``l1`` sums absolute differences.
 
     Parameters
     ----------
-    first
-        (…, D) vectors, which may stand for many: axes of length 1 are broadcast.
-    second
-        (…, D) vectors, one of each pair.
+    query_SD, vectors_UD
+        Float32.
+    query_P, vector_P
+        Rows of each pair; it is fastest where a query's pairs follow one another.
     metric
         Of the distances.
     """
-    first, second = first.astype(np.float64), second.astype(np.float64)
-    if metric == "cosine":
-        lengths = np.sqrt(np.vecdot(first, first) * np.vecdot(second, second))
-        return (1 - np.vecdot(first, second) / lengths).clip(0, 2)
-    np.subtract(first, second, out=second)
-    if metric == "l2":
-        return np.sqrt(np.vecdot(second, second))
-    return np.abs(second, out=second).sum(axis=-1)
+    distance_P = np.empty(len(query_P))
+
+    def fill(start: int, stop: int) -> None:
+        some = slice(start, stop)
+        _MEASURE[metric](query_SD, vectors_UD, query_P[some], vector_P[some], distance_P[some])
+
+    on_threads(fill, len(query_P), at_once=PAIRS_AT_ONCE)
+    return distance_P
 
 
 def score_of(distance_S: NDArray[np.float64], *, metric: Metric) -> NDArray[np.float64]:

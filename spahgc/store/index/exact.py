@@ -2,20 +2,16 @@
 
 Dimension letters in this file:
 
-S queries, D embedding size, N proposed vectors of a query, M spots of one vector, P pairs,
-Q queries with pairs on a piece, C most pairs of one of them
+S queries, D embedding size, N proposed vectors of a query, M spots of one vector, P pairs
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spahgc.store.index.distances import Metric, distances_of_pairs, rounding_of, score_of
-from spahgc.store.index.library import faiss
+from spahgc.store.index.distances import Metric, measure_pairs, rounding_of, score_of
 from spahgc.store.index.neighbors import Candidates, concatenate
 from spahgc.store.index.pieces import Nearest, Piece, merge_nearest
 
@@ -28,12 +24,9 @@ WIDER: Final = 4
 BLOCK_CANDIDATES: Final = 2**22
 """Candidates held at once, about 100 MB."""
 
-BLOCK_NUMBERS: Final = 2**19
-"""Numbers measured at once by one thread: two such blocks in float64 stay in its cache."""
-
 
 class Proposed(NamedTuple):
-    """Vectors of all pieces that may be the nearest, nearest first by score."""
+    """The vectors of all pieces whose scores are least, in any order."""
 
     score_SN: NDArray[np.float32]
     """As in `spahgc.store.index.pieces.Nearest`; inf where there is none."""
@@ -49,9 +42,7 @@ class Proposed(NamedTuple):
         return Proposed(self.score_SN[some], self.piece_SN[some], self.vector_SN[some])
 
 
-def search_exactly(
-    query_SD: NDArray[np.float32], pieces: Sequence[Piece], *, k: int, metric: Metric
-) -> Candidates:
+def search_exactly(query_SD: NDArray[np.float32], pieces: Sequence[Piece], *, k: int) -> Candidates:
     """Find the ``k`` nearest spots of each query on the pieces, ties and all.
 
     A little more than ``k`` vectors are proposed by float32 products. Their distances are then
@@ -59,34 +50,49 @@ def search_exactly(
     rounding included, the answer is that of brute force in float64; else more are proposed.
     """
     n_vectors = sum(piece.n_vectors for piece in pieces)
-    n_wanted = min(k, n_vectors)
     found = Candidates(
         distance_SA=np.full((len(query_SD), k), np.inf),
         slide_SA=np.full((len(query_SD), k), -1),
         spot_SA=np.full((len(query_SD), k), -1),
     )
-    unsure, n = np.arange(len(query_SD) if n_wanted else 0), n_wanted + max(MARGIN, n_wanted // 8)
+    unsure, n = np.arange(len(query_SD) if n_vectors else 0), n_to_propose(k)
     while unsure.size:
         n = min(n, n_vectors)
         still = []
         for rows in _blocks(unsure, BLOCK_CANDIDATES // n):
             part_SD = query_SD if len(rows) == len(query_SD) else query_SD[rows]
-            proposed = _propose(part_SD, pieces, n)
-            distance_SN = measure(
-                part_SD,
-                proposed,
-                lambda p: pieces[p].vectors_UD,
-                n_pieces=len(pieces),
-                metric=metric,
-            )
-            settled = _settle(proposed, distance_SN, pieces, k=k)
-            found.distance_SA[rows] = settled.distance_SA
-            found.slide_SA[rows] = settled.slide_SA
-            found.spot_SA[rows] = settled.spot_SA
-            if n < n_vectors:
-                still.append(rows[~_is_proven(part_SD, proposed, distance_SN, pieces, n_wanted)])
-        unsure, n = np.concatenate([*still, unsure[:0]]), n * WIDER
+            decided, proven_S = decide(part_SD, _propose(part_SD, pieces, n), pieces, k=k)
+            found.put(rows, decided)
+            still.append(rows[~proven_S])
+        unsure, n = np.concatenate(still), n * WIDER
     return found
+
+
+def n_to_propose(k: int) -> int:
+    """Say how many vectors are proposed at first, so that the nearest ``k`` are mostly proven."""
+    return k + max(MARGIN, k // 32)
+
+
+def decide(
+    query_SD: NDArray[np.float32], proposed: Proposed, pieces: Sequence[Piece], *, k: int
+) -> tuple[Candidates, NDArray[np.bool_]]:
+    """Measure what was proposed and keep the nearest ``k`` spots.
+
+    Returns
+    -------
+    tuple
+        What was kept, and for which queries nothing that was left out can be among the nearest.
+    """
+    metric = pieces[0].metric
+    distance_SN = measure(
+        query_SD, proposed, lambda p: pieces[p].vectors_UD, n_pieces=len(pieces), metric=metric
+    )
+    n_vectors = sum(piece.n_vectors for piece in pieces)
+    if distance_SN.shape[1] >= n_vectors:
+        proven_S = np.ones(len(query_SD), np.bool_)
+    else:
+        proven_S = _is_proven(query_SD, proposed, distance_SN, pieces, min(k, n_vectors))
+    return _settle(proposed, distance_SN, pieces, k=k), proven_S
 
 
 def measure(
@@ -102,44 +108,17 @@ def measure(
     ``vectors_of`` gives the vectors of one of ``n_pieces`` pieces; it is asked for each once.
     """
     piece_P = proposed.piece_SN.ravel()
-    n_proposed = proposed.piece_SN.shape[1]
-    distance_P = np.full(piece_P.shape, np.inf)
     vector_P = proposed.vector_SN.ravel()
+    distance_P = np.full(piece_P.shape, np.inf)
+    n_proposed = proposed.piece_SN.shape[1]
     pairs = np.argsort(piece_P, kind="stable")
     bounds = np.searchsorted(piece_P[pairs], np.arange(n_pieces + 1))
-    step = max(1, BLOCK_NUMBERS // query_SD.shape[1])
-
-    def fill(vectors_UD: NDArray[np.float32], pair_QC: NDArray[np.int64]) -> None:
-        distance_P[pair_QC] = distances_of_pairs(
-            query_SD[pair_QC[:, :1] // n_proposed], vectors_UD[vector_P[pair_QC]], metric=metric
+    for position in np.flatnonzero(np.diff(bounds)).tolist():
+        own_P = pairs[bounds[position] : bounds[position + 1]]
+        distance_P[own_P] = measure_pairs(
+            query_SD, vectors_of(position), own_P // n_proposed, vector_P[own_P], metric=metric
         )
-
-    with ThreadPoolExecutor(faiss.omp_get_max_threads()) as pool:
-        for position in np.flatnonzero(np.diff(bounds)).tolist():
-            own = _tables(pairs[bounds[position] : bounds[position + 1]], n_proposed, step)
-            for _ in pool.map(partial(fill, vectors_of(position)), own):
-                pass
     return distance_P.reshape(proposed.piece_SN.shape)
-
-
-def _tables(pair_P: NDArray[np.int64], n_proposed: int, size: int) -> Iterator[NDArray[np.int64]]:
-    """Cut pairs, sorted, into tables of at most ``size``, each row the pairs of one query.
-
-    A query is converted to float64 once a row, and stays in the cache. Queries of like numbers of
-    pairs share a table; shorter rows repeat their last pair.
-    """
-    first_Q = np.flatnonzero(np.diff(pair_P // n_proposed, prepend=-1))
-    n_Q = np.diff(first_Q, append=len(pair_P))
-    order = np.argsort(-n_Q, kind="stable")
-    first_Q, n_Q = first_Q[order], n_Q[order]
-    start = 0
-    while start < len(n_Q):
-        longest = int(n_Q[start])
-        rows = slice(start, start + max(1, size // longest))
-        for column in range(0, longest, size):
-            column_C = np.arange(column, min(column + size, longest))
-            yield pair_P[first_Q[rows, None] + np.minimum(column_C, n_Q[rows, None] - 1)]
-        start = rows.stop
 
 
 def _blocks(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
@@ -202,7 +181,7 @@ def _is_proven(
     """Tell for which queries nothing that was left out can be among the nearest."""
     metric = pieces[0].metric
     farthest_S = np.partition(distance_SN, n_wanted - 1, axis=1)[:, n_wanted - 1]
-    left_out_S = proposed.score_SN[:, -1].astype(np.float64)  # at least, as the product has it
+    left_out_S = proposed.score_SN.max(axis=1).astype(np.float64)  # at least, by the product
     longest = max(piece.longest for piece in pieces)
     slack_S = rounding_of(query_SD, left_out_S, longest=longest, metric=metric)
     return score_of(farthest_S, metric=metric) < left_out_S - slack_S

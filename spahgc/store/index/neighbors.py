@@ -64,6 +64,20 @@ class Candidates:
             spot_SA=np.take_along_axis(spot_SA, order_SK, axis=1),
         )
 
+    def rows(self, some: NDArray[np.int64]) -> "Candidates":
+        """Give what was found for some of the queries, or for one of them several times."""
+        return Candidates(
+            distance_SA=self.distance_SA[some],
+            slide_SA=self.slide_SA[some],
+            spot_SA=self.spot_SA[some],
+        )
+
+    def put(self, some: NDArray[np.int64], found: "Candidates") -> None:
+        """Replace what was found for some of the queries by as many candidates."""
+        self.distance_SA[some] = found.distance_SA
+        self.slide_SA[some] = found.slide_SA
+        self.spot_SA[some] = found.spot_SA
+
     def as_neighbors(self, slides: tuple[str, ...]) -> Neighbors:
         """Name the slides that these ordered candidates lie on."""
         exists_SA = np.isfinite(self.distance_SA)

@@ -46,12 +46,12 @@ class Piece:
         self.name = name
         self.metric = metric
         self.n_spots = len(vectors_SD)
-        vector_S, first_U = group_equal(vectors_SD)
+        self.vector_S, first_U = group_equal(vectors_SD)
         self.vectors_UD = vectors_SD if len(first_U) == len(vectors_SD) else vectors_SD[first_U]
-        self.n_spots_U = np.bincount(vector_S, minlength=len(first_U))
+        self.n_spots_U = np.bincount(self.vector_S, minlength=len(first_U))
         self.most_spots = int(self.n_spots_U.max(initial=0))
         self.longest = float(np.sqrt(np.einsum("ud,ud->u", *2 * [self.vectors_UD]).max(initial=0)))
-        self._spots = np.argsort(vector_S, kind="stable")  # of vector 0, of vector 1 …
+        self._spots = np.argsort(self.vector_S, kind="stable")  # of vector 0, of vector 1 …
         self._start_U = np.cumsum(self.n_spots_U) - self.n_spots_U
 
     @property

@@ -118,7 +118,7 @@ def make_recall_test(
         piece = Piece(answering, read(answering), metric=metric)
         for name in asking:
             if answering in may_answer[name]:
-                near = search_exactly(queries[name], [piece], k=K, metric=metric)
+                near = search_exactly(queries[name], [piece], k=K)
                 part = near.as_neighbors((answering,))
                 found[name] = merge_neighbors([found[name], part], k=K) if name in found else part
     return RecallTest(query_SD=queries, may_answer=may_answer, true=found)

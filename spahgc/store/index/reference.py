@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
+from itertools import chain
 from typing import Final, Self
 
 import numpy as np
@@ -11,6 +12,8 @@ from spahgc.errors import MismatchError, MissingError, ProtocolError
 from spahgc.store.cohort import Cohort
 from spahgc.store.index.distances import Metric, prepare
 from spahgc.store.index.exact import search_exactly
+from spahgc.store.index.joined import search_each_other
+from spahgc.store.index.library import n_gpus
 from spahgc.store.index.neighbors import Candidates, Neighbors, concatenate
 from spahgc.store.index.pieces import Piece
 from spahgc.store.index.records import IndexRecord
@@ -165,6 +168,43 @@ class ReferenceIndex:
             asked_by=slide,
         )
 
+    def search_slides(
+        self, may_answer: Mapping[str, Collection[str]], *, k: int
+    ) -> dict[str, Neighbors]:
+        """Search for all spots of several slides, which may ask each other; see `search`.
+
+        By cosine each pair of slides is compared once, whichever of them asks.
+
+        Parameters
+        ----------
+        may_answer
+            Of each slide that asks, the only slides that may answer it; it never answers itself.
+        k
+            How many per spot.
+
+        Returns
+        -------
+        dict
+            Of each slide that asks what `search_slide` finds.
+
+        Raises
+        ------
+        MismatchError
+            If a slide that may answer is not in the index, or a vector is zero or not a number.
+        """
+        names = {
+            asking: self.may_answer(only_slides=others, asked_by=asking)
+            for asking, others in may_answer.items()
+        }
+        if self._trained is not None or self.record.metric != "cosine" or n_gpus():
+            return {
+                asking: self.search_slide(asking, k=k, only_slides=others)
+                for asking, others in names.items()
+            }
+        pieces = {name: self.piece(name) for name in {*names, *chain(*names.values())}}
+        found = search_each_other(pieces, names, k=k)
+        return {asking: found[asking].as_neighbors(names[asking]) for asking in names}
+
     def may_answer(
         self,
         *,
@@ -214,7 +254,7 @@ class ReferenceIndex:
         if self._trained is not None:
             return self._trained.search(query_SD, names, k=k)
         pieces = [self.piece(name) for name in names]
-        return search_exactly(query_SD, pieces, k=k, metric=self.record.metric)
+        return search_exactly(query_SD, pieces, k=k)
 
     @cached_property
     def _patients(self) -> Mapping[str, str | None]:

@@ -35,7 +35,7 @@ def nearest_within(
     """
     points_SD = np.ascontiguousarray(points_SD, dtype=np.float32)
     piece = Piece("these points", points_SD, metric=metric)
-    found_SN = search_exactly(points_SD, [piece], k=k + 1, metric=metric).spot_SA
+    found_SN = search_exactly(points_SD, [piece], k=k + 1).spot_SA
     is_itself_SN = found_SN == np.arange(len(points_SD))[:, None]
     # among many on one place a point may not be its own neighbour: then the farthest goes
     is_itself_SN[~is_itself_SN.any(axis=1), -1] = True
