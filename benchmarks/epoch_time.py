@@ -35,8 +35,14 @@ N_SPOTS, N_REFERENCES, EMBEDDING_SIZE, N_GENES = 183, 260, 1280, 50
 Sample = tuple[GraphTensors, Tensor]
 
 
+EDGES: dict[int, Tensor] = {}
+
+
 def edge_list(table: NeighbourTable) -> Tensor:
-    return edges_of(table.sender_VP.masked_fill(~table.exists_VP, -1))
+    place = table.sender_VP.data_ptr()  # all views of a graph share its tables
+    if place not in EDGES:
+        EDGES[place] = edges_of(table.sender_VP.masked_fill(~table.exists_VP, -1))
+    return EDGES[place]
 
 
 def textbook_mean(layer: NeighbourMean, nodes: Tensor, table: NeighbourTable) -> Tensor:

@@ -15,6 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from spahgc.model.edges import (
+    edge_products,
+    softmax_of_senders,
+    sum_to_receivers,
+    sum_to_senders,
+)
+
 
 class NeighbourTable(NamedTuple):
     """Who sends to whom, with the same number of places for every receiver."""
@@ -37,6 +44,20 @@ class Nodes(NamedTuple):
 
     expression_RH: Tensor
     """(R, H) expression token of each reference spot."""
+
+
+class Dropout(nn.Dropout):
+    """Dropout whose draws take a third of the time on a CPU.
+
+    torch draws from a Bernoulli distribution there, one number after the other.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Hide each number with probability ``p``, and make up for it; in eval mode hide none."""
+        if not self.training or self.p in {0, 1} or features.device.type != "cpu":
+            return super().forward(features)
+        kept = torch.rand_like(features).ge_(self.p)
+        return features * kept.mul_(1 / (1 - self.p))
 
 
 class NeighbourMean(nn.Module):
@@ -64,7 +85,7 @@ class NeighbourMean(nn.Module):
         """
         exists_VP = table.exists_VP.to(nodes_VH.dtype)
         share_VP = exists_VP / exists_VP.sum(dim=1, keepdim=True).clamp(min=1)
-        mean_VH = (_gather(nodes_VH, table) * share_VP.unsqueeze(-1)).sum(dim=1)
+        mean_VH = sum_to_receivers(share_VP.unsqueeze(-1), nodes_VH, table.sender_VP)
         return self.neighbours(mean_VH) + self.itself(nodes_VH)
 
 
@@ -78,7 +99,7 @@ class ForwardAttention(nn.Module):
         self.query = _attention_map(hidden_size, hidden_size)
         self.key = _attention_map(2 * hidden_size, hidden_size)
         self.value = _attention_map(2 * hidden_size, hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.output = _attention_map(hidden_size, hidden_size)
 
     def forward(self, target_TH: Tensor, told_RU: Tensor, refer: NeighbourTable) -> Tensor:
@@ -98,25 +119,18 @@ class ForwardAttention(nn.Module):
         Tensor
             (T, H); a target without references gets the output map of zero, its bias.
         """
-        query_T1NW = _split_heads(self.query(target_TH), self.n_heads).unsqueeze(1)
-        key_TKNW = _split_heads(_gather(self.key(told_RU), refer), self.n_heads)
-        score_TKN = _score(query_T1NW, key_TKNW, slope=self.slope)
+        query_TH, key_RH = self.query(target_TH), self.key(told_RU)
+        score_TKN = _score(query_TH, key_RH, refer, n_heads=self.n_heads, slope=self.slope)
         weight_TKN = self.dropout(_softmax_over_references(score_TKN, refer))
-        return self.output(_weighted_sum(weight_TKN, _gather(self.value(told_RU), refer)))
+        told_TH = sum_to_receivers(weight_TKN, self.value(told_RU), refer.sender_VP)
+        return self.output(told_TH)
 
 
 class BackwardAttention(nn.Module):
     """Bring each reference what the targets that use it tell it: CNDA from target to reference.
 
-    A reference may serve one target or hundreds, so the edges stay in the targets' (T, K) table:
-    a target's key and value are broadcast over its row, not gathered, and softmax and sum over
-    the targets of a reference go through `scatter_reduce` and `index_add`.
+    A reference may serve one target or hundreds, so the edges stay in the targets' (T, K) table.
     """
-
-    # T = 700, K = 7, R = 1500, H = 256, N = 4, forward and backward, one core (two): this way
-    # 4.0 to 4.4 ms (2.5), however uneven the use; edges sorted by reference 4.6 to 5.7 (3.2 to
-    # 4.3); groups of like degree, padded, 5.9 to 6.4 (4.0 to 4.7); one table padded to the
-    # largest degree 13.6 at best, and 700 MB where one reference serves 456 targets.
 
     def __init__(self, hidden_size: int, *, n_heads: int, slope: float, dropout: float) -> None:
         super().__init__()
@@ -125,7 +139,7 @@ class BackwardAttention(nn.Module):
         self.query = _attention_map(2 * hidden_size, hidden_size)
         self.key = _attention_map(hidden_size, hidden_size)
         self.value = _attention_map(hidden_size, hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.output = _attention_map(hidden_size, hidden_size)
 
     def forward(self, target_TH: Tensor, told_RU: Tensor, refer: NeighbourTable) -> Tensor:
@@ -145,16 +159,15 @@ class BackwardAttention(nn.Module):
         Tensor
             (R, H); a reference that no target uses gets the output map of zero, its bias.
         """
-        query_TKNW = _split_heads(_gather(self.query(told_RU), refer), self.n_heads)
-        key_T1NW = _split_heads(self.key(target_TH), self.n_heads).unsqueeze(1)
-        value_T1NW = _split_heads(self.value(target_TH), self.n_heads).unsqueeze(1)
-        score_TKN = _score(query_TKNW, key_T1NW, slope=self.slope)
-        weight_TKN = self.dropout(_softmax_over_targets(score_TKN, refer, len(told_RU)))
-        message_EH = (weight_TKN.unsqueeze(-1) * value_T1NW).flatten(2).flatten(0, 1)
-        gathered_RH = message_EH.new_zeros(len(told_RU), message_EH.shape[1]).index_add(
-            0, refer.sender_VP.flatten(), message_EH
+        key_TH, query_RH = self.key(target_TH), self.query(told_RU)
+        score_TKN = _score(key_TH, query_RH, refer, n_heads=self.n_heads, slope=self.slope)
+        reference_TK, n_references = refer.sender_VP, len(told_RU)
+        weight_TKN = self.dropout(
+            softmax_of_senders(score_TKN, refer.exists_VP, reference_TK, n_senders=n_references)
         )
-        return self.output(gathered_RH)
+        value_TH = self.value(target_TH)
+        told_RH = sum_to_senders(weight_TKN, value_TH, reference_TK, n_senders=n_references)
+        return self.output(told_RH)
 
 
 class GraphLayer(nn.Module):
@@ -236,11 +249,10 @@ class AttentionPooling(nn.Module):
             (T, H); a target without references is its own linear map alone.
         """
         mapped_TH = self.target(target_TH)
-        query_T1NW = _split_heads(self.query(mapped_TH), self.n_heads).unsqueeze(1)
-        key_TKNW = _split_heads(_gather(self.key(reference_RH), refer), self.n_heads)
-        score_TKN = _score(query_T1NW, key_TKNW, slope=self.slope)
+        query_TH, key_RH = self.query(mapped_TH), self.key(reference_RH)
+        score_TKN = _score(query_TH, key_RH, refer, n_heads=self.n_heads, slope=self.slope)
         weight_TKN = _softmax_over_references(score_TKN, refer)
-        return mapped_TH + _weighted_sum(weight_TKN, _gather(self.value(reference_RH), refer))
+        return mapped_TH + sum_to_receivers(weight_TKN, self.value(reference_RH), refer.sender_VP)
 
 
 def _attention_map(n_inputs: int, n_outputs: int) -> nn.Linear:
@@ -250,19 +262,11 @@ def _attention_map(n_inputs: int, n_outputs: int) -> nn.Linear:
     return linear
 
 
-def _split_heads(features: Tensor, n_heads: int) -> Tensor:
-    return features.unflatten(-1, (n_heads, features.shape[-1] // n_heads))
-
-
-def _gather(rows_SH: Tensor, table: NeighbourTable) -> Tensor:
-    # index_select: 4 times faster than rows_SH[table.sender_VP] on a CPU
-    sent_EH = rows_SH.index_select(0, table.sender_VP.flatten())
-    return sent_EH.unflatten(0, table.sender_VP.shape)
-
-
-def _score(query: Tensor, key: Tensor, *, slope: float) -> Tensor:
-    product_TKN = (query * key).sum(dim=-1)
-    return functional.leaky_relu(product_TKN / math.sqrt(key.shape[-1]), slope)
+def _score(
+    target_TH: Tensor, reference_RH: Tensor, refer: NeighbourTable, *, n_heads: int, slope: float
+) -> Tensor:
+    product_TKN = edge_products(target_TH, reference_RH, refer.sender_VP, n_heads=n_heads)
+    return functional.leaky_relu(product_TKN / math.sqrt(target_TH.shape[1] // n_heads), slope)
 
 
 def _softmax_over_references(score_TKN: Tensor, refer: NeighbourTable) -> Tensor:
@@ -271,29 +275,3 @@ def _softmax_over_references(score_TKN: Tensor, refer: NeighbourTable) -> Tensor
     weight_TKN = score_TKN.masked_fill(~exists_TK1, lowest).softmax(dim=1)
     # a row without any reference would come out even, not zero
     return weight_TKN * exists_TK1
-
-
-def _softmax_over_targets(score_TKN: Tensor, refer: NeighbourTable, n_references: int) -> Tensor:
-    reference_E = refer.sender_VP.flatten()
-    exists_E1 = refer.exists_VP.reshape(-1, 1)
-    score_EN = score_TKN.flatten(0, 1).masked_fill(~exists_E1, torch.finfo(score_TKN.dtype).min)
-    highest_EN = _highest_of_reference(score_EN.detach(), reference_E, n_references)
-    power_EN = (score_EN - highest_EN).exp() * exists_E1
-    total_RN = power_EN.new_zeros(n_references, power_EN.shape[1]).index_add(
-        0, reference_E, power_EN
-    )
-    # the highest score of a used reference adds exactly 1; an unused one has 0
-    total_EN = total_RN.clamp(min=1).index_select(0, reference_E)
-    return (power_EN / total_EN).view_as(score_TKN)
-
-
-def _highest_of_reference(score_EN: Tensor, reference_E: Tensor, n_references: int) -> Tensor:
-    index_EN = reference_E.unsqueeze(1).expand_as(score_EN)
-    highest_RN = score_EN.new_full((n_references, score_EN.shape[1]), -torch.inf)
-    highest_RN = highest_RN.scatter_reduce(0, index_EN, score_EN, "amax")
-    return highest_RN.index_select(0, reference_E)
-
-
-def _weighted_sum(weight_TKN: Tensor, value_TKH: Tensor) -> Tensor:
-    value_TKNW = _split_heads(value_TKH, weight_TKN.shape[-1])
-    return (weight_TKN.unsqueeze(-1) * value_TKNW).sum(dim=1).flatten(1)

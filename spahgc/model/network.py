@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spahgc.errors import MismatchError
-from spahgc.model.layers import AttentionPooling, GraphLayer, NeighbourTable, Nodes
+from spahgc.model.layers import AttentionPooling, Dropout, GraphLayer, NeighbourTable, Nodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +211,7 @@ class InputBlock(nn.Module):
         self.expression = nn.Linear(config.n_genes, hidden_size, bias=False)
         self.block = nn.Sequential(
             nn.LeakyReLU(config.slope),
-            nn.Dropout(config.input_dropout),
+            Dropout(config.input_dropout),
             nn.Linear(hidden_size, hidden_size, bias=False),
             nn.LayerNorm(hidden_size),
             nn.LeakyReLU(config.slope),

@@ -5,6 +5,7 @@ from torch.testing import assert_close
 from spahgc.model.layers import (
     AttentionPooling,
     BackwardAttention,
+    Dropout,
     ForwardAttention,
     GraphLayer,
     NeighbourMean,
@@ -196,3 +197,20 @@ def test_layers_share_no_parameter():
     assert all(isinstance(layer, GraphLayer) for layer in layers)
     parameters = [id(parameter) for layer in layers for parameter in layer.parameters()]
     assert len(parameters) == len(set(parameters)) == len(layers) * (2 * 3 + 2 + 2 * 8)
+
+
+def test_dropout_hides_its_share_and_keeps_the_mean():
+    ones = torch.ones(400, 300, requires_grad=True)
+    torch.manual_seed(0)
+    dropped = Dropout(0.3).train()(ones)
+    hidden = dropped == 0
+    assert hidden.float().mean() == pytest.approx(0.3, abs=0.01)
+    assert_close(dropped[~hidden], torch.full((int((~hidden).sum()),), 1 / 0.7))
+    dropped.sum().backward()
+    assert_close(ones.grad, dropped.detach())
+
+
+@pytest.mark.parametrize(("p", "training", "kept"), [(0.5, False, 1), (0, True, 1), (1, True, 0)])
+def test_dropout_of_nothing_or_all(p, training, kept):
+    ones = torch.ones(5, 4)
+    assert torch.equal(Dropout(p).train(training)(ones), ones * kept)

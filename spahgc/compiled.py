@@ -1,0 +1,37 @@
+"""Loops that numpy and torch have no words for, compiled by Numba, and threads that share them."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from numba import njit
+
+Loop = TypeVar("Loop", bound=Callable[..., Any])
+
+_SUMS_IN_LANES: Final = {"reassoc", "contract", "nsz"}  # as many as the processor has
+
+
+def compiled(loop: Loop) -> Loop:
+    """Have Numba compile a loop when it is first called; it then runs without Python's lock.
+
+    What was compiled is kept beside the loop's file, or in the user's home.
+    """
+    try:
+        kept: Loop = njit(cache=True, nogil=True, fastmath=_SUMS_IN_LANES)(loop)
+    except RuntimeError:  # neither may be written to: each process compiles for itself
+        kept = njit(nogil=True, fastmath=_SUMS_IN_LANES)(loop)
+    return kept
+
+
+def on_threads(
+    work: Callable[[int, int], None], n_rows: int, *, at_once: int, n_threads: int
+) -> None:
+    """Call ``work(start, stop)`` for all rows, at most ``at_once`` of them in a call."""
+    starts = range(0, n_rows, at_once)
+    stops = [min(start + at_once, n_rows) for start in starts]
+    if n_threads == 1 or len(starts) == 1:
+        for start, stop in zip(starts, stops, strict=True):
+            work(start, stop)
+        return
+    with ThreadPoolExecutor(min(n_threads, len(starts))) as pool:
+        list(pool.map(work, starts, stops))  # the list raises what a thread raised
