@@ -52,7 +52,7 @@ def train(
     from spahgc.model.checkpoints import Checkpoints
     from spahgc.model.curves import TENSORBOARD, show_curves
     from spahgc.model.resuming import keep_checkpoints
-    from spahgc.model.runs import train_fold
+    from spahgc.model.runs import MODEL, train_fold
     from spahgc.report.pictures import plot_curve
     from spahgc.store.run_folders import WORK
     from spahgc.store.runs import write_run
@@ -75,7 +75,7 @@ def train(
         + f"test: {', '.join(fold.test) or 'none'}",
         err=True,
     )
-    plan = _plan(cohort, folds=[fold], configs=[config])
+    plan = _plan(cohort, folds=[fold], configs={MODEL: config})
     with _making(folder, plan=plan, resume=resume) as unfinished:
         with (
             progress_bar("training", config.n_epochs, unit="epochs") as advance,
@@ -153,7 +153,7 @@ def evaluate(
         models |= _paper(cohort, usable, config, embedding=beside, epochs=how["epochs"])
     tasks = plan_tasks(folds, models=models, seeds=seeds)
     folder = out or _new_folder("evaluate")
-    plan = _plan(cohort, folds=folds, configs=list(models.values()), seeds=seeds)
+    plan = _plan(cohort, folds=folds, configs=models, seeds=seeds)
     with _making(folder, plan=plan, resume=resume) as unfinished:
         report = EvaluationReport(folder=unfinished, cohort=cohort, split=split)
         results = _judge(cohort, tasks, unfinished / WORK, workers=workers, scheduler=scheduler)
@@ -233,18 +233,36 @@ def _judge(
 
 
 def _plan(
-    cohort: Cohort, *, folds: list[Fold], configs: list[RunConfig], seeds: tuple[int, ...] = ()
+    cohort: Cohort,
+    *,
+    folds: list[Fold],
+    configs: dict[str, RunConfig],
+    seeds: tuple[int, ...] = (),
 ) -> dict[str, Any]:
     """Spell what decides a result: an interrupted command goes on only with the same."""
     from dataclasses import asdict
 
+    settings = {
+        f"{model} {name}": value
+        for model, config in configs.items()
+        for name, value in _leaves(asdict(config))
+    }
     return {
         "store": cohort.where,
         "commit": cohort.commit.number,
         "slides": [asdict(fold) for fold in folds],
-        "settings": [asdict(config) for config in configs],
         "seeds": seeds,
+        **settings,
     }
+
+
+def _leaves(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Name every setting by itself, so that it can be said which one changed."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{inner}", leaf) for inner, leaf in _leaves(value))
+        else:
+            yield name, value
 
 
 def _say_run(run: Run, folder: Path, *, caveat: str | None, as_json: bool) -> None:

@@ -65,7 +65,8 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.IntRange(min=1),
             default=1,
             show_default=True,
-            help="How many of it train one network together (DDP over slides).",
+            help="How many of it train one network together (DDP over slides); --resume takes the "
+            "same number.",
         ),
         click.option("--out", type=FOLDER, help="Folder to make; by default a new one in runs/."),
         click.option(

@@ -54,10 +54,16 @@ class Checkpoints:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 numbers = json.loads(file.metadata()[_NUMBERS])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise DamagedStoreError(
-                f"{path} is a damaged checkpoint: {error}; remove it to begin that part again"
-            ) from error
+            raise self.damaged(piece, error) from error
         return Checkpoint(tensors=tensors, numbers=numbers)
+
+    def damaged(self, piece: str, error: Exception) -> DamagedStoreError:
+        """Say that a piece's checkpoint is not what `write` wrote, and why."""
+        reason = " ".join(str(error).split())
+        return DamagedStoreError(
+            f"{self._path(piece)} is a damaged checkpoint: {reason}; remove it to begin that part "
+            "again"
+        )
 
     def write(self, piece: str, checkpoint: Checkpoint) -> None:
         """Put a checkpoint in the older one's place, whole or not at all."""

@@ -23,11 +23,12 @@ from sklearn.model_selection import GroupKFold
 
 from spahgc.model.committee import Basis, Committee, ask, borrow, with_neighbours
 from spahgc.model.features import fit_reducer
-from spahgc.model.fitted import Advance, Fitted
+from spahgc.model.fitted import Fitted
 from spahgc.model.kernel_ridge import KernelRidge, fit_kernel_ridge
 from spahgc.model.network import NetworkShape, SpaHGC
 from spahgc.model.paper import load_network
 from spahgc.model.programmes import fit_programmes
+from spahgc.model.progress import Advance, Progress
 from spahgc.model.spots import SlideSpots, expression_of, wide_of
 from spahgc.model.teaching import TeachingSet
 from spahgc.model.training import Sample, TrainedNetwork, TrainingConfig, mean_pcc, train_network
@@ -135,7 +136,7 @@ def fit_committee(
         Told how many more epochs are done, of `CommitteeConfig.n_trainings` times
         `TrainingConfig.max_epochs`.
     """
-    progress = _Progress(advance, config.n_trainings * training.max_epochs)
+    progress = Progress(advance, config.n_trainings * training.max_epochs)
     trials, curves = [], []
     for held_out in _parts(teaching, n_parts=config.n_folds):
         part = teaching.only([name for name in teaching.train if name not in held_out])
@@ -162,22 +163,6 @@ def fit_committee(
             np.mean([mean_pcc(expression_of(teaching.spots[n]), p) for n, p in held.items()])
         ),
     )
-
-
-class _Progress:
-    """Tell of epochs out of a number known before anything is."""
-
-    def __init__(self, advance: Advance | None, n_epochs: int) -> None:
-        self._advance = advance
-        self._left = n_epochs
-
-    def __call__(self, n_epochs: int) -> None:
-        self._left -= n_epochs
-        if self._advance is not None:
-            self._advance(n_epochs)
-
-    def finish(self) -> None:
-        self(self._left)
 
 
 def _parts(teaching: TeachingSet, *, n_parts: int) -> list[list[str]]:

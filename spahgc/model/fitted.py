@@ -1,8 +1,8 @@
 """What every kind of model gives when it has been trained, and can do."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -10,13 +10,6 @@ from numpy.typing import NDArray
 
 from spahgc.model.spots import SlideSpots
 from spahgc.model.teaching import TeachingSet
-
-Advance: TypeAlias = Callable[[int], None]
-"""Told how many more epochs are done."""
-
-
-def ignore(_: int) -> None:
-    """Tell nobody of progress."""
 
 
 class Model(Protocol):

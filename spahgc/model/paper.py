@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from spahgc.errors import MismatchError
 from spahgc.model.blocks import ask_network
-from spahgc.model.fitted import Advance, Fitted
+from spahgc.model.fitted import Fitted
 from spahgc.model.graph import tensors_of
 from spahgc.model.network import NetworkConfig, NetworkShape, SpaHGC
+from spahgc.model.progress import Advance
 from spahgc.model.spots import SlideSpots, expression_of
 from spahgc.model.teaching import TeachingSet
 from spahgc.model.training import Sample, TrainingConfig, train_network

@@ -17,10 +17,11 @@ from spahgc.metrics import score_genes
 from spahgc.model.committee_fitting import CommitteeConfig, fit_committee
 from spahgc.model.feature_index import open_feature_index
 from spahgc.model.features import FeatureConfig
-from spahgc.model.fitted import Advance, Fitted
+from spahgc.model.fitted import Fitted
 from spahgc.model.graph import GraphConfig
 from spahgc.model.network import NetworkShape
 from spahgc.model.paper import fit_paper
+from spahgc.model.progress import Advance
 from spahgc.model.spots import SlideSpots, expression_of
 from spahgc.model.teaching import TeachingSet, gather_teaching
 from spahgc.model.training import TrainingConfig

@@ -1,9 +1,12 @@
 """Let several processes of this machine train one network, each on slides of its own."""
 
+import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Thread
 from typing import Any, Final, TypeAlias, TypeVar
 
 import torch
@@ -16,7 +19,7 @@ from torch.multiprocessing.spawn import (
 
 from spahgc.errors import WorkerError
 from spahgc.model.curves import curves_folder, show_curves
-from spahgc.model.fitted import Advance, ignore
+from spahgc.model.progress import Advance, ignore
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -25,6 +28,10 @@ Train: TypeAlias = Callable[[Task, Advance], Result]
 
 _LOOK_AGAIN: Final = 0.2
 """Seconds between two looks at the processes."""
+
+_EPOCHS: Final = "epochs"
+_RESULT: Final = "result"
+"""What the first process may tell of."""
 
 
 def train_together(
@@ -51,36 +58,53 @@ def train_together(
     Raises
     ------
     WorkerError
-        If one of them dies.
+        If one of them dies; the others are ended too, as they are when this process is.
     """
-    told = get_context("spawn").Queue()
+    told, tell = get_context("spawn").Pipe(duplex=False)
     processes = start_processes(
         _train_as_one,
-        args=(n_processes, _free_port(), train, task, curves_folder(), told),
+        args=(n_processes, _free_port(), train, task, curves_folder(), tell),
         nprocs=n_processes,
         join=False,
+        daemon=True,
         start_method="spawn",
     )
+    tell.close()  # so that the pipe ends with those who write to it
     results: list[Result] = []
     try:
         is_over = False
         while not is_over:
             is_over = processes.join(timeout=_LOOK_AGAIN)
-            while not told.empty():
-                kind, value = told.get()
-                if kind == "epochs":
-                    advance(value)
-                else:
-                    results.append(value)
+            results += _hear(told, advance)
     except (ProcessRaisedException, ProcessExitedException) as error:
         reason = str(error).strip().splitlines()[-1]
         raise WorkerError(
-            f"one of {n_processes} training processes died ({reason}); train with fewer `--devices`"
+            f"one of {n_processes} training processes died ({reason}); go on from the last "
+            "checkpoint with `--resume`, or begin again with fewer `--devices`"
         ) from error
     finally:
         for process in processes.processes:
-            process.terminate()
+            process.kill()  # Lightning puts off anything gentler to the end of a step
+            process.join()
+        told.close()
     return results[0]
+
+
+def _hear(told: Connection, advance: Advance) -> Iterator[Any]:
+    """Pass on what the first process told of epochs, and give the result where it told one."""
+    for kind, value in _words(told):
+        if kind == _EPOCHS:
+            advance(value)
+        else:
+            yield value
+
+
+def _words(told: Connection) -> Iterator[tuple[str, Any]]:
+    while told.poll():
+        try:
+            yield told.recv()
+        except (EOFError, OSError):  # it is gone, perhaps in the middle of a word
+            return
 
 
 def _train_as_one(
@@ -90,9 +114,10 @@ def _train_as_one(
     train: Train[Task, Any],
     task: Task,
     curves: Path | None,
-    told: Any,  # noqa: ANN401  a queue; its class has no public name
+    tell: Connection,
 ) -> None:
     """Run in one of the processes: tell Lightning which one it is, and train."""
+    Thread(target=_end_with_parent, daemon=True).start()
     os.environ |= {
         "LOCAL_RANK": str(rank),
         "NODE_RANK": "0",
@@ -101,14 +126,22 @@ def _train_as_one(
         "MASTER_PORT": str(port),
     }
     torch.set_num_threads(max(1, torch.get_num_threads() // n_processes))
-    is_first = rank == 0
-    tell: Advance = (lambda n: told.put(("epochs", n))) if is_first else ignore
-    with show_curves(curves if is_first else None):
-        result = train(task, tell)
-    if is_first:
-        told.put(("result", result))
-        told.close()
-        told.join_thread()
+    if rank:
+        tell.close()
+        train(task, ignore)
+        return
+    with show_curves(curves):
+        result = train(task, lambda n: tell.send((_EPOCHS, n)))
+    tell.send((_RESULT, result))
+    tell.close()
+
+
+def _end_with_parent() -> None:
+    """End this process once the one that started it is gone, be it by ``kill -9``."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _free_port() -> int:

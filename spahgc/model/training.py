@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,11 +23,11 @@ from spahgc.errors import MismatchError
 from spahgc.metrics import score_genes
 from spahgc.model.checkpoints import restore_optimizer
 from spahgc.model.curves import curve_loggers
-from spahgc.model.fitted import Advance, ignore
 from spahgc.model.losses import LossWeights, expression_loss, total_loss
 from spahgc.model.masking import frozen_copy, mask_graph, update_average
 from spahgc.model.network import GraphTensors, NetworkConfig, NetworkShape, SpaHGC
-from spahgc.model.resuming import Attempt, begin_attempt
+from spahgc.model.progress import Advance, ignore
+from spahgc.model.resuming import Attempt, begin_attempt, restore_random
 from spahgc.model.together import train_together
 from spahgc.torchvision_ops import declare_missing_operators
 
@@ -35,6 +35,9 @@ declare_missing_operators()  # before Lightning, which imports torchvision
 
 import lightning.pytorch as lightning  # noqa: E402
 from lightning.fabric.utilities.exceptions import MisconfigurationException  # noqa: E402
+
+_TALKATIVE: Final = ("lightning.pytorch", "lightning.fabric", "torch.multiprocessing.spawn")
+"""Loggers that tell on the screen what is told better by ourselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,39 +138,35 @@ def train_network(
     ----------
     arXiv 2603.22821, training.
     """
-    task = (samples, held_out, shape, config)
-    if config.devices == 1:
+    graph, measured_TG = samples[0]
+    network = NetworkConfig(
+        embedding_size=graph.target_TD.shape[1], n_genes=measured_TG.shape[1], **asdict(shape)
+    )
+    attempt = begin_attempt(network, config, samples=(*samples, *held_out))
+    task = (samples, held_out, network, config, attempt)
+    if config.devices == 1 or (attempt is not None and attempt.is_done):
         return _train(task, advance or ignore)
-    _trainer(replace(config, devices=1))  # a device that is not here is told before they start
-    return train_together(_train, task, n_processes=config.devices, advance=advance or ignore)
+    with _quiet():
+        _trainer(replace(config, devices=1))  # a device that is not here is told before they start
+        return train_together(_train, task, n_processes=config.devices, advance=advance or ignore)
 
 
 def _train(
-    task: tuple[Sequence[Sample], Sequence[Sample], NetworkShape, TrainingConfig],
+    task: tuple[Sequence[Sample], Sequence[Sample], NetworkConfig, TrainingConfig, Attempt | None],
     advance: Advance,
 ) -> TrainedNetwork:
-    samples, held_out, shape, config = task
-    graph, measured_TG = samples[0]
-    network_config = NetworkConfig(
-        embedding_size=graph.target_TD.shape[1], n_genes=measured_TG.shape[1], **asdict(shape)
-    )
+    samples, held_out, network_config, config, attempt = task
     with torch.random.fork_rng(), _quiet():
         torch.manual_seed(config.seed)
-        attempt = None  # of several processes each would need its own
-        if config.devices == 1:
-            attempt = begin_attempt(network_config, config, samples=(*samples, *held_out))
         lesson = _Lesson(SpaHGC(network_config), config, advance, attempt)
-        is_done = attempt is not None and attempt.take_up(lesson)
+        if attempt is not None:
+            attempt.take_up(lesson)
         if lesson.curve:
             advance(len(lesson.curve))
-        if not is_done:
+        if not lesson.is_done:
             validation = _Slides(held_out) if held_out else None
             trainer = _trainer(config)
-            rank = trainer.global_rank
-            slides = _ShuffledSlides(samples, lesson=lesson, rank=rank)
-            if rank:  # masks and dropout of its own
-                lesson.masks.manual_seed(config.seed + rank)
-                torch.manual_seed(config.seed + rank)
+            slides = _ShuffledSlides(samples, lesson=lesson, rank=trainer.global_rank)
             trainer.fit(lesson, slides, validation)
     advance(config.max_epochs - len(lesson.curve))
     best = lesson.best
@@ -209,6 +208,7 @@ class _Lesson(lightning.LightningModule):
         self._advance = advance
         self.masks = torch.Generator().manual_seed(config.seed)
         self.memory: dict[str, Tensor] = {}
+        self.random: dict[str, Tensor] = {}
         self._attempt = attempt
         self._train_losses: list[float] = []
         self._validation: list[tuple[float, float]] = []
@@ -224,6 +224,14 @@ class _Lesson(lightning.LightningModule):
         if self.memory:
             restore_optimizer(optimizer, self.memory)
         return optimizer
+
+    def on_fit_start(self) -> None:
+        """Let every process draw masks and dropout of its own."""
+        if self.random:
+            restore_random(self)
+        elif self.global_rank:
+            self.masks.manual_seed(self.config.seed + self.global_rank)
+            torch.manual_seed(self.config.seed + self.global_rank)
 
     def training_step(self, sample: Sample, _: int) -> Tensor:
         """Predict from the first view, and compare the encoders' two views."""
@@ -273,11 +281,17 @@ class _Lesson(lightning.LightningModule):
             state = self.network.state_dict()
             self.best_weights = {k: v.detach().cpu().clone() for k, v in state.items()}
         self._advance(1)
-        is_done = len(self.curve) - self.best["epoch"] >= self.config.patience
-        is_done = is_done or len(self.curve) >= self.config.max_epochs
-        self.trainer.should_stop = is_done
+        self.trainer.should_stop = self.is_done
         if self._attempt is not None:
-            self._attempt.keep(self, self.trainer.optimizers[0], is_done=is_done)
+            self._attempt.keep(self, self.trainer.optimizers[0], is_done=self.is_done)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether another epoch would change nothing, or none is left."""
+        if not self.curve:
+            return False
+        is_idle = len(self.curve) - self.best["epoch"] >= self.config.patience
+        return is_idle or len(self.curve) >= self.config.max_epochs
 
     @property
     def best(self) -> dict[str, float]:
@@ -331,9 +345,10 @@ class _ShuffledSlides(_Slides):
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning's advertisements, and its own use of old torch names, off the screen."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec", module="lightning")
@@ -341,7 +356,8 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="You defined a `validation_step`")  # the same
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _trainer(config: TrainingConfig) -> lightning.Trainer:

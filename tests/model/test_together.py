@@ -1,59 +1,142 @@
-"""Several processes that train one network."""
+"""Several processes that train one network, however often they are interrupted."""
 
-import os
+import random
+import signal
+import time
+from multiprocessing import get_context
 
 import numpy as np
+import pandas as pd
+import psutil
 import pytest
 
 from spahgc.errors import WorkerError
+from spahgc.model import training
+from spahgc.model.checkpoints import Checkpoints
 from spahgc.model.curves import show_curves
 from spahgc.model.features import FeatureConfig
 from spahgc.model.graph import GraphConfig
 from spahgc.model.paper import fit_paper
+from spahgc.model.resuming import keep_checkpoints
 from spahgc.model.teaching import gather_teaching
-from spahgc.model.together import train_together
 from spahgc.model.training import TrainingConfig
+from spahgc.store.cohort import open_cohort
 from spahgc.store.index import open_index
-from tests.model.conftest import EMBEDDING, SMALL, fold_of
+from tests.model.conftest import EMBEDDING, SMALL, fold_of, weights_of
+from tests.model.interrupting import PLACE, train_until_interrupted
+
+CONFIG = TrainingConfig(max_epochs=16, learning_rate=0.003, seed=1, ema=0.9, devices=2)
 
 
-@pytest.fixture(scope="module")
-def teaching(grown):
+def gather(cohort):
     return gather_teaching(
-        grown,
-        open_index(grown, embedding=EMBEDDING),
-        fold_of(grown),
+        cohort,
+        open_index(cohort, embedding=EMBEDDING),
+        fold_of(cohort),
         panel_rule="heg:6",
         graph_config=GraphConfig(),
         features=FeatureConfig(embeddings=(EMBEDDING,)),
     )
 
 
-def test_two_processes_train_one_network(teaching, tmp_path):
+def fit(teaching, **how):
+    return fit_paper(teaching, validation=["A1"], shape=SMALL, config=CONFIG, **how)
+
+
+@pytest.fixture(scope="module")
+def teaching(grown):
+    return gather(grown)
+
+
+@pytest.fixture(scope="module")
+def whole(teaching):
+    """A training that nobody interrupts, and the epochs it told of."""
     epochs = []
-    config = TrainingConfig(max_epochs=12, learning_rate=0.003, seed=1, devices=2)
-    fitted = fit_paper(
-        teaching, validation=["A1"], shape=SMALL, config=config, advance=epochs.append
-    )
-    assert sum(epochs) == 12
-    assert list(fitted.curve["epoch"]) == list(range(1, 13))
+    return fit(teaching, advance=epochs.append), epochs
+
+
+@pytest.fixture
+def interrupted(monkeypatch, tmp_path):
+    """Let processes be interrupted: which of them, at which epoch, and how."""
+
+    def at(*place):
+        monkeypatch.setenv(PLACE, ",".join(map(str, (*place, tmp_path))))
+        monkeypatch.setattr(training, "_train", train_until_interrupted)
+
+    return at
+
+
+def fit_elsewhere(where, checkpoints):
+    """Run in a process of its own, which is to be killed."""
+    training._train = train_until_interrupted
+    with keep_checkpoints(checkpoints):
+        fit(gather(open_cohort(where)))
+
+
+def is_running(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_two_processes_train_one_network(teaching, whole):
+    fitted, epochs = whole
+    assert sum(epochs) == 16
+    assert list(fitted.curve["epoch"]) == list(range(1, 17))
     assert fitted.curve["train_loss"].iloc[-1] < fitted.curve["train_loss"].iloc[0]
     predicted_SG = fitted.model.predict(teaching.read("A1"))
     assert np.isfinite(predicted_SG).all()
     assert np.allclose(predicted_SG, fitted.held_out["A1"])
-    with show_curves(tmp_path):
-        again = fit_paper(teaching, validation=["A1"], shape=SMALL, config=config)
-    assert len(list(tmp_path.rglob("events.out.tfevents.*"))) == 1
-    for name, weights in fitted.arrays.items():
-        assert np.allclose(weights, again.arrays[name], atol=1e-6)
 
 
-def die(task, _advance):
-    if os.environ["LOCAL_RANK"] == "1":
-        os._exit(3)
-    return task
+def test_interrupted_again_and_again_they_come_to_the_same_result(
+    teaching, whole, interrupted, tmp_path, monkeypatch
+):
+    epochs = sorted(random.Random(7).sample(range(3, 16), 3))  # noqa: S311  places, not secrets
+    checkpoints = Checkpoints(folder=tmp_path / "work", every=2)
+    with keep_checkpoints(checkpoints):
+        interrupted(0, epochs[0], "wait")
+        told = []
 
+        def press_ctrl_c(n):
+            told.append(n)
+            if sum(told) == epochs[0]:
+                raise KeyboardInterrupt
 
-def test_a_process_that_dies_is_one_line():
-    with pytest.raises(WorkerError, match=r"one of 2 training processes died.*--devices"):
-        train_together(die, 0, n_processes=2, advance=print)
+        with pytest.raises(KeyboardInterrupt):
+            fit(teaching, advance=press_ctrl_c)
+        assert not any(is_running(int(path.read_text())) for path in tmp_path.glob("*.pid"))
+
+        interrupted(1, epochs[1], "kill itself")
+        with pytest.raises(WorkerError, match=r"one of 2 training .*died.*SIGKILL.*--resume"):
+            fit(teaching)
+
+        interrupted(0, epochs[2], "kill the parent")
+        parent = get_context("spawn").Process(
+            target=fit_elsewhere, args=(teaching.cohort.where, checkpoints)
+        )
+        parent.start()
+        parent.join()
+        assert parent.exitcode == -signal.SIGKILL
+        pids = [int(path.read_text()) for path in tmp_path.glob("*.pid")]
+        deadline = time.monotonic() + 10
+        while any(map(is_running, pids)):
+            assert time.monotonic() < deadline, "processes outlive the one that started them"
+            time.sleep(0.05)
+
+        monkeypatch.undo()
+        told.clear()
+        with show_curves(tmp_path / "curves"):
+            again = fit(teaching, advance=told.append)
+        assert told[0] == (epochs[2] - 1) // 2 * 2
+        assert sum(told) == 16
+        assert len(list((tmp_path / "curves").rglob("events.out.tfevents.*"))) == 1
+        monkeypatch.setattr(training, "train_together", None)
+        done = fit(teaching)  # without any process
+    assert len(list(checkpoints.folder.iterdir())) == 1
+    for other in (again, done):
+        pd.testing.assert_frame_equal(other.curve, whole[0].curve, rtol=0, atol=1e-6)
+        one, two = weights_of(other).sort_index(), weights_of(whole[0]).sort_index()
+        np.testing.assert_allclose(one, two, rtol=0, atol=1e-6)
+        assert other.best_epoch == whole[0].best_epoch
