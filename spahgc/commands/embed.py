@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spahgc.commands.screen import FOLDER, POSITIVE, progress_bar, store_option, with_options
+from spahgc.commands.screen import (
+    FOLDER,
+    POSITIVE,
+    cluster_options,
+    progress_bar,
+    store_option,
+    with_options,
+)
 from spahgc.commands.verifying import verify_stored
 
 if TYPE_CHECKING:
@@ -22,7 +29,7 @@ if TYPE_CHECKING:
 def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add what decides how patches are embedded, and where."""
     return with_options(
-        command,
+        cluster_options(alone="embeds")(command),
         click.option(
             "--encoder",
             default="lite0",
@@ -67,13 +74,6 @@ def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="auto, cpu, cuda, cuda:N or mps.",
         ),
-        click.option(
-            "--workers",
-            type=click.IntRange(min=0),
-            default=0,
-            help="Processes of a Dask cluster on this machine; 0 embeds in this one.",
-        ),
-        click.option("--scheduler", help="Address of a running Dask scheduler, tcp://…"),
     )
 
 

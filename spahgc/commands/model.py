@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spahgc.commands.screen import SEED, console, progress_bar
+from spahgc.commands.screen import SEED, cluster_options, console, progress_bar
 from spahgc.commands.training_options import (
     check_usable,
     prepare,
@@ -105,14 +105,7 @@ def train(
     show_default=True,
     help="How many seeds, from 0, where none is named.",
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Processes of a Dask cluster on this machine; 0 judges in this one.",
-)
-@click.option("--scheduler", help="Address of a running Dask scheduler, tcp://…")
+@cluster_options(alone="judges")
 @click.option(
     "--beside",
     default="lite0-154um",
@@ -143,6 +136,12 @@ def evaluate(
     from spahgc.store.run_folders import WORK
     from spahgc.store.split_files import read_folds
 
+    is_shared = workers > 0 or scheduler is not None
+    if is_shared and how["devices"] > 1:
+        raise click.UsageError(
+            "a worker starts no processes of its own: --devices takes neither --workers nor "
+            "--scheduler"
+        )
     seeds = tuple(dict.fromkeys(named_seeds)) or tuple(range(n_seeds))
     _check_resuming(out, resume=resume)
     cohort, usable, config = prepare(store, seed=seeds[0], **how)
@@ -220,7 +219,7 @@ def _judge(
 
     places = [work / f"{number}" for number in range(len(tasks))]
     missing = [task for task, place in zip(tasks, places, strict=True) if not place.exists()]
-    if workers or scheduler:
+    if workers > 0 or scheduler is not None:
         fresh = judge_on_dask(cohort, missing, workers=workers, scheduler=scheduler)
     else:
         fresh = judge_all(cohort, missing)

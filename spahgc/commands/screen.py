@@ -101,6 +101,44 @@ def place_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("where", required=False)(store_option(run))
 
 
+def cluster_options(*, alone: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give what adds ``--workers`` and ``--scheduler``, of which a command takes one at most.
+
+    Parameters
+    ----------
+    alone
+        What is done in this process where neither is given, as help says it.
+    """
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def run(
+            *args: Any,  # noqa: ANN401
+            workers: int | None,
+            scheduler: str | None,
+            **options: Any,  # noqa: ANN401
+        ) -> Any:  # noqa: ANN401
+            if workers is not None and scheduler is not None:
+                raise click.UsageError(
+                    "--workers starts processes on this machine, --scheduler takes those of a "
+                    "cluster that runs already: choose one"
+                )
+            return command(*args, workers=workers or 0, scheduler=scheduler, **options)
+
+        return with_options(
+            run,
+            click.option(
+                "--workers",
+                type=click.IntRange(min=0),
+                help=f"Processes of a Dask cluster on this machine; 0, the default, {alone} in "
+                "this one.",
+            ),
+            click.option("--scheduler", help="Address of a running Dask scheduler, tcp://…"),
+        )
+
+    return add
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print a report for machines.")
 
 

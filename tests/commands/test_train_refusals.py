@@ -150,6 +150,7 @@ JUDGING = {
         [*TRAIN, "--scheduler", "nonsense", *NEVER],
         "no Dask scheduler answers at nonsense; start one with `dask scheduler`",
     ),
+    "an empty scheduler": ([*TRAIN, "--scheduler", "", *NEVER], "no Dask scheduler answers at "),
     "a single patient": (
         [
             *(*TINY, "--split", "leave-one-patient-out"),
@@ -224,6 +225,8 @@ def test_wrong_input_is_one_clear_line_and_changes_nothing(lab, before, argument
         ["evaluate", "--seeds", "0"],
         ["evaluate", "--seeds", "-1"],
         ["evaluate", "--workers", "-1"],
+        ["evaluate", "--workers", "1", "--devices", "2"],
+        ["evaluate", "--scheduler", "tcp://x", "--devices", "2"],
         ["train", "--seeds", "2"],
         ["audit"],
     ],
