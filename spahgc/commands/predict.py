@@ -137,7 +137,7 @@ def _predict_images(
     from spahgc.model.prediction import predict_new
 
     record = predictor.run.record
-    names = record.features["embeddings"]
+    names = predictor.teaching.features.embeddings
     config = config_like([record.encoders[name] for name in names], weights=weights)
     for image in images:
         slide = read_image_slide(image, microns_per_pixel=mpp, pitch_um=pitch_um)

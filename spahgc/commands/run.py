@@ -25,7 +25,8 @@ def run_ls(folder: Path, *, as_json: bool) -> None:
 
     from spahgc.errors import StoreError
     from spahgc.report.runs import print_runs
-    from spahgc.store.runs import find_runs, read_record
+    from spahgc.store.run_record import read_record
+    from spahgc.store.runs import find_runs
 
     records, problems = {}, []
     for path in find_runs(folder):

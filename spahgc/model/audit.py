@@ -8,7 +8,7 @@ S spots, G genes
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal
 
@@ -22,6 +22,7 @@ from spahgc.model.committee import PROGRAMMES, REDUCER
 from spahgc.model.committee_fitting import CommitteeConfig, fit_basis
 from spahgc.model.copies import find_copies
 from spahgc.model.prediction import Predictor, open_predictor
+from spahgc.model.settings import Settings, settings_of
 from spahgc.model.spots import SlideSpots, expression_of
 from spahgc.model.teaching import choose_genes, choose_programme_genes
 from spahgc.model.training import mean_pcc
@@ -57,6 +58,9 @@ class Evidence:
     cohort: Cohort
     """The store, whose slides are those the run was made with."""
 
+    settings: Settings
+    """What it was trained with."""
+
     @cached_property
     def predictor(self) -> Predictor:
         """The run as it would be used, borrowing from its training slides alone."""
@@ -87,6 +91,8 @@ def audit_run(run: Run, cohort: Cohort) -> list[Finding]:
         If a slide of the run, or its index, is not in the store.
     MismatchError
         If a slide has changed since: then nothing can be proved.
+    DamagedStoreError
+        If the run's record holds settings that none can have.
     """
     record = run.record
     for name, content in {**record.train, **record.judged}.items():
@@ -96,7 +102,7 @@ def audit_run(run: Run, cohort: Cohort) -> list[Finding]:
                 "nothing can be proved; audit it beside the store of commit "
                 f"{record.commit}, or train again"
             )
-    evidence = Evidence(run=run, cohort=cohort)
+    evidence = Evidence(run=run, cohort=cohort, settings=settings_of(run))
     return [finding for check in CHECKS for finding in check(evidence)]
 
 
@@ -166,10 +172,9 @@ def _check_statistics(evidence: Evidence) -> Iterator[Finding]:
 
 def _differs(evidence: Evidence, slides: Sequence[SlideSpots]) -> str | None:
     """Name a statistic that is not what these slides give, None where all are."""
-    record, weights = evidence.run.record, evidence.run.weights
-    known = {field.name for field in fields(CommitteeConfig)}
-    settings = {name: value for name, value in (record.committee or {}).items() if name in known}
-    basis = fit_basis(slides, CommitteeConfig(**settings), seed=record.training["seed"])
+    weights = evidence.run.weights
+    committee = evidence.settings.committee or CommitteeConfig()
+    basis = fit_basis(slides, committee, seed=evidence.settings.training.seed)
     again = {
         f"{REDUCER}mean": basis.reducer.arrays()["mean"],
         f"{PROGRAMMES}mean": basis.programmes.arrays()["mean"],

@@ -7,7 +7,7 @@ S spots, G genes, P reduced features, R programmes, M kinds of member
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from spahgc.model.paper import load_network
 from spahgc.model.programmes import Programmes
 from spahgc.model.spots import SlideSpots
 from spahgc.model.teaching import TeachingSet
+from spahgc.store.run_record import CURE
 
 Arrays = Mapping[str, NDArray[np.float32]]
 
@@ -31,6 +32,18 @@ PROGRAMMES: Final = "programmes."
 RIDGE: Final = "ridge."
 NETWORK: Final = "network"
 SHARES: Final = "shares"
+_LETTERS: Final = {
+    f"{REDUCER}mean": "D",
+    f"{REDUCER}components": "PD",
+    f"{PROGRAMMES}loadings": "AR",
+    f"{PROGRAMMES}genes": "RG",
+    f"{PROGRAMMES}mean": "G",
+    f"{RIDGE}landmarks": "LQ",
+    f"{RIDGE}weights": "LR",
+    f"{RIDGE}gamma": "1",
+    SHARES: "M",
+}
+"""Dimensions of what is stored: D features, A wide genes, L landmarks, Q = 2P."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -152,7 +165,7 @@ def ask(networks: Sequence[SpaHGC], graph: GraphTensors) -> NDArray[np.float32]:
 
 
 def load_committee(
-    teaching: TeachingSet, *, network: Mapping[str, Any], arrays: Arrays
+    teaching: TeachingSet, *, network: NetworkConfig | None, arrays: Arrays
 ) -> Committee:
     """Build a committee again from what `Committee.arrays` gave.
 
@@ -161,7 +174,7 @@ def load_committee(
     teaching
         The slides to borrow from: those of the training, or others.
     network
-        `NetworkConfig` as a mapping; empty where there are no networks.
+        Shape of each network; None where there are none.
     arrays
         By name.
 
@@ -177,21 +190,45 @@ def load_committee(
         )
         ridge, shares_M = KernelRidge.read(_part(arrays, RIDGE)), arrays[SHARES]
     except KeyError as error:
-        raise MismatchError(
-            f"these weights are of another model than the run's record describes (no {error}); "
-            "copy the whole run again, or train again with `spahgc train`"
-        ) from None
+        raise _of_another(f"no {error}") from None
     n_networks = len({name.partition(".")[0] for name in arrays if name.startswith(NETWORK)})
+    if (network is None) != (n_networks == 0):
+        raise _of_another(f"{n_networks} networks, of {network or 'no shape'}")
+    _check_sizes(teaching, arrays, network=network)
     return Committee(
         teaching=teaching,
         basis=basis,
         references={name: basis.reduce(spots) for name, spots in teaching.spots.items()},
         ridge=ridge,
         networks=[
-            load_network(NetworkConfig(**network), _part(arrays, f"{NETWORK}{number}."))
+            load_network(network, _part(arrays, f"{NETWORK}{number}."))
             for number in range(n_networks)
+            if network is not None
         ],
         shares_M=shares_M,
+    )
+
+
+def _check_sizes(teaching: TeachingSet, arrays: Arrays, *, network: NetworkConfig | None) -> None:
+    """Refuse arrays that do not fit each other, the panel, the wide genes or the networks."""
+    n_wide = 0 if teaching.wide is None else len(teaching.wide.genes)
+    sizes = {"A": n_wide, "G": len(teaching.panel.genes), "M": 2, "1": 1}
+    for name, letters in _LETTERS.items():
+        shape = arrays[name].shape
+        if len(shape) != len(letters):
+            raise _of_another(f"{name} has {len(shape)} dimensions, expected {len(letters)}")
+        for letter, size in zip(letters, shape, strict=True):
+            if sizes.setdefault(letter, size) != size:
+                raise _of_another(f"{name} is {shape}, expected {sizes[letter]} for {letter}")
+    asked = (sizes["P"], sizes["R"])
+    seen = asked if network is None else (network.embedding_size, network.n_genes)
+    if sizes["Q"] != 2 * sizes["P"] or seen != asked:
+        raise _of_another(f"members see {sizes['Q']} and {seen[0]} features of {asked[0]}")
+
+
+def _of_another(reason: str) -> MismatchError:
+    return MismatchError(
+        f"these weights are of another model than the run's record describes ({reason}); {CURE}"
     )
 
 

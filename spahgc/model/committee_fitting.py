@@ -12,7 +12,6 @@ References: Breiman, Stacked regressions, Machine Learning 1996, doi:10.1007/BF0
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -32,9 +31,7 @@ from spahgc.model.progress import Advance, Progress
 from spahgc.model.spots import SlideSpots, expression_of, wide_of
 from spahgc.model.teaching import TeachingSet
 from spahgc.model.training import Sample, TrainedNetwork, TrainingConfig, mean_pcc, train_network
-
-CURVE_COLUMNS: Final = ("epoch", "train_loss", "validation_loss", "validation_pcc")
-"""Of a learning curve, which has no row where no network was trained."""
+from spahgc.store.runs import CURVE_COLUMNS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from spahgc.errors import MismatchError
-from spahgc.store.runs import RunRecord
 from spahgc.store.slide import StoredSlide
 
 COLUMNS: Final = 256
@@ -42,12 +41,6 @@ class FeatureConfig:
     def are_plain(self) -> bool:
         """Whether a model sees one embedding as it is stored."""
         return len(self.embeddings) == 1 and not (self.signed_root or self.standardise)
-
-
-def features_of(record: RunRecord) -> FeatureConfig:
-    """Give what a run sees of a spot."""
-    # JSON knows lists only
-    return FeatureConfig(**{**record.features, "embeddings": tuple(record.features["embeddings"])})
 
 
 def read_features(slide: StoredSlide, config: FeatureConfig) -> NDArray[np.float32]:

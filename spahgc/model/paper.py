@@ -7,7 +7,7 @@ S spots, G genes
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from textwrap import shorten
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from spahgc.model.progress import Advance
 from spahgc.model.spots import SlideSpots, expression_of
 from spahgc.model.teaching import TeachingSet
 from spahgc.model.training import Sample, TrainingConfig, train_network
+from spahgc.store.run_record import CURE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,12 +75,11 @@ def fit_paper(
         config=config,
         advance=advance,
     )
-    network = asdict(trained.network)
-    model = load_paper(teaching, network=network, arrays=trained.weights)
+    model = load_paper(teaching, network=trained.network, arrays=trained.weights)
     return Fitted(
         model=model,
         arrays=trained.weights,
-        network=network,
+        network=asdict(trained.network),
         curve=trained.curve,
         best_epoch=trained.best_epoch,
         held_out={name: model.predict(spots) for name, spots in held_out.items()},
@@ -90,11 +90,21 @@ def fit_paper(
 def load_paper(
     teaching: TeachingSet,
     *,
-    network: Mapping[str, Any],
+    network: NetworkConfig | None,
     arrays: Mapping[str, NDArray[np.float32]],
 ) -> PaperModel:
-    """Build the model again from what `fit_paper` gave."""
-    return PaperModel(network=load_network(NetworkConfig(**network), arrays), teaching=teaching)
+    """Build the model again from what `fit_paper` gave.
+
+    Raises
+    ------
+    MismatchError
+        If they are of another model, or of another panel.
+    """
+    n_genes = len(teaching.panel.genes)
+    if network is None or network.n_genes != n_genes:
+        found = "no genes" if network is None else f"{network.n_genes} genes"
+        raise MismatchError(f"this run's network predicts {found}, its panel has {n_genes}; {CURE}")
+    return PaperModel(network=load_network(network, arrays), teaching=teaching)
 
 
 def load_network(config: NetworkConfig, weights: Mapping[str, NDArray[np.float32]]) -> SpaHGC:
@@ -105,18 +115,24 @@ def load_network(config: NetworkConfig, weights: Mapping[str, NDArray[np.float32
     MismatchError
         If they are of another network.
     """
-    with torch.random.fork_rng(devices=[]):  # its first weights are drawn, and thrown away
+    if config.n_layers > len(weights):
+        raise _of_another(f"{config.n_layers} layers have more than {len(weights)} weights")
+    with torch.device("meta"):  # whatever size is asked for, nothing is drawn and nothing filled
         network = SpaHGC(config)
     try:
         # a copy: arrays read from a file may be read-only, which torch cannot be
-        network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
+        own = {name: torch.from_numpy(np.array(values)) for name, values in weights.items()}
+        network.load_state_dict(own, assign=True)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
-        raise MismatchError(
-            f"these weights are of another network than the run's record describes ({lines[-1]}); "
-            "copy the whole run again, or train again with `spahgc train`"
-        ) from None
+        raise _of_another(shorten(lines[-1], 200)) from None
     return network.eval()
+
+
+def _of_another(reason: str) -> MismatchError:
+    return MismatchError(
+        f"these weights are of another network than the run's record describes ({reason}); {CURE}"
+    )
 
 
 def _sample(teaching: TeachingSet, spots: SlideSpots) -> Sample:

@@ -16,19 +16,19 @@ from spahgc.errors import MismatchError
 from spahgc.model.committee import Arrays, load_committee
 from spahgc.model.expression import GenePanel
 from spahgc.model.feature_index import open_feature_index
-from spahgc.model.features import features_of, read_features, side_by_side
+from spahgc.model.features import read_features, side_by_side
 from spahgc.model.fitted import Model
-from spahgc.model.graph import GraphConfig
 from spahgc.model.paper import load_paper
 from spahgc.model.prediction_table import Origin, as_anndata
 from spahgc.model.references import check_references, gather_references
+from spahgc.model.settings import Settings, settings_of
 from spahgc.model.spots import N_NEAR, SlideSpots, nearest_others
 from spahgc.model.teaching import TeachingSet
 from spahgc.model.trust import nearness_of
 from spahgc.schema import Slide
 from spahgc.store.cohort import Cohort, are_twins
 from spahgc.store.entries import SlideEntry
-from spahgc.store.runs import Run, RunRecord
+from spahgc.store.runs import Run
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,12 +86,14 @@ def open_predictor(run: Run, cohort: Cohort, *, references: Sequence[Cohort] = (
     MismatchError
         If a reference slide has changed, or was embedded in another way, since; if no slide of
         ``references`` can be borrowed from; or if the weights do not fit the network.
+    DamagedStoreError
+        If the run's record holds settings that none can have.
     """
-    record = run.record
+    record, settings = run.record, settings_of(run)
     panel = GenePanel(genes=record.panel, rule=record.panel_rule)
-    features = features_of(record)
+    features = settings.features
     if references:
-        cohort, index, train = gather_references(references, record)
+        cohort, index, train = gather_references(references, record, features)
         groups: Mapping[str, str] = {name: name for name in train}
     else:
         check_references(cohort, record)
@@ -106,13 +108,13 @@ def open_predictor(run: Run, cohort: Cohort, *, references: Sequence[Cohort] = (
         features=features,
         wide=GenePanel(genes=record.wide, rule="seen") if record.wide else None,
         target_sum=record.target_sum,
-        graph_config=GraphConfig(**record.graph),
+        graph_config=settings.graph,
     )
-    model = load_model(record, teaching, run.weights)
+    model = load_model(settings, teaching, run.weights)
     return Predictor(run=run, teaching=teaching, model=model, borrows_elsewhere=bool(references))
 
 
-def load_model(record: RunRecord, teaching: TeachingSet, arrays: Arrays) -> Model:
+def load_model(settings: Settings, teaching: TeachingSet, arrays: Arrays) -> Model:
     """Build a run's model again, to borrow from ``teaching``.
 
     Raises
@@ -120,8 +122,9 @@ def load_model(record: RunRecord, teaching: TeachingSet, arrays: Arrays) -> Mode
     MismatchError
         If the arrays are of another model than the record describes.
     """
-    load = load_paper if record.committee is None else load_committee
-    return load(teaching, network=record.network, arrays=arrays)
+    if settings.committee is not None:
+        return load_committee(teaching, network=settings.network, arrays=arrays)
+    return load_paper(teaching, network=settings.network, arrays=arrays)
 
 
 def check_slide(predictor: Predictor, cohort: Cohort, name: str) -> None:

@@ -6,11 +6,11 @@ import pandas as pd
 
 from spahgc.errors import MismatchError, MissingError
 from spahgc.model.feature_index import index_features
-from spahgc.model.features import features_of
+from spahgc.model.features import FeatureConfig
 from spahgc.store.cohort import Cohort
 from spahgc.store.index import ReferenceIndex
 from spahgc.store.joined import JoinedCohort
-from spahgc.store.runs import RunRecord
+from spahgc.store.run_record import RunRecord
 from spahgc.store.slide import StoredSlide
 
 
@@ -45,7 +45,7 @@ def check_references(cohort: Cohort, record: RunRecord) -> None:
 
 
 def gather_references(
-    cohorts: Sequence[Cohort], record: RunRecord
+    cohorts: Sequence[Cohort], record: RunRecord, features: FeatureConfig
 ) -> tuple[Cohort, ReferenceIndex, tuple[str, ...]]:
     """Find the slides of other stores that a run can borrow from, and index them.
 
@@ -66,7 +66,7 @@ def gather_references(
     if not names:
         told = "; ".join(f"{name} {reason}" for name, reason in reasons.items()) or "it is empty"
         raise MismatchError(f"{joined.where} has no slide that this run can borrow from: {told}")
-    return joined, index_features(joined, names, features_of(record)), names
+    return joined, index_features(joined, names, features), names
 
 
 def _why_not(slide: StoredSlide, record: RunRecord) -> str | None:

@@ -28,7 +28,8 @@ from spahgc.model.training import TrainingConfig
 from spahgc.model.trust import find_trust
 from spahgc.store.cohort import Cohort
 from spahgc.store.index import FAISS_VERSION
-from spahgc.store.runs import Run, RunRecord
+from spahgc.store.run_record import RunRecord
+from spahgc.store.runs import Run
 from spahgc.store.splits import Fold
 
 MODEL: Final = "SpaHGC"

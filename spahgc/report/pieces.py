@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 from spahgc.errors import DamagedStoreError
 from spahgc.model.judged import Judged
 from spahgc.store.durable import sync_tree
-from spahgc.store.runs import RECORD, read_run, write_run
+from spahgc.store.run_record import RECORD
+from spahgc.store.runs import read_run, write_run
 
 _SCORES: Final = "all-scores.parquet"
 _SPOTS: Final = "spots.parquet"

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from spahgc.store.confidence import Trust, serialise_trust
-from spahgc.store.runs import Run, RunRecord
+from spahgc.store.run_record import RunRecord
+from spahgc.store.runs import Run
 from spahgc.store.splits import caveat_of
 from spahgc.store.words import spell_plain
 

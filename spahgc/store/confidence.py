@@ -71,13 +71,18 @@ def parse_trust(text: str) -> Trust:
     document: dict[str, Any] = json.loads(text)
     genes = document["genes"]
     columns = {column: np.asarray(genes[column], dtype=np.float64) for column in GENE_COLUMNS}
+    nearness_Q, error_B = (
+        np.asarray(document[name], dtype=np.float64) for name in ("nearness", "error_by_nearness")
+    )
+    if not (nearness_Q.ndim == error_B.ndim == 1 and len(nearness_Q)):
+        raise ValueError("nearness and its errors are no lists of numbers")
     return Trust(
         slides=tuple(map(str, document["slides"])),
         genes=pd.DataFrame(columns, index=pd.Index(genes["gene"], name="gene", dtype=object)),
         n_nearest=int(document["n_nearest"]),
-        nearness_Q=np.asarray(document["nearness"], dtype=np.float64),
+        nearness_Q=nearness_Q,
         flagged_share=float(document["flagged_share"]),
-        error_B=np.asarray(document["error_by_nearness"], dtype=np.float64),
+        error_B=error_B,
     )
 
 

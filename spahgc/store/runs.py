@@ -1,125 +1,33 @@
 """A trained run on disk: settings, gene panel, weights, learning curve, scores, provenance."""
 
-import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, get_type_hints
+from typing import Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pandas.api.types import is_numeric_dtype
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from spahgc.errors import DamagedStoreError, FormatVersionError, MissingError
+from spahgc.errors import DamagedStoreError, MissingError
 from spahgc.store.confidence import Trust, parse_trust, serialise_trust
-from spahgc.store.durable import write_durably
-from spahgc.store.shapes import fits
+from spahgc.store.run_record import RECORD, RunRecord, damaged, read_listing, write_record
 
-RUN_VERSION: Final = 2
-RECORD: Final = "run.json"
 WEIGHTS: Final = "weights.safetensors"
 CURVE: Final = "curve.csv"
 SCORES: Final = "scores.parquet"
 TRUST: Final = "trust.json"
-FILES: Final = "files"
-"""Key in ``run.json`` of the sha256 of every other file of the run."""
-DIGEST: Final = "sha256"
-"""Key in ``run.json`` of the sha256 of all else in it."""
+CURVE_COLUMNS: Final = ("epoch", "train_loss", "validation_loss", "validation_pcc")
+"""Of a learning curve, which has no row where no network was trained."""
+SCORE_COLUMNS: Final = ("pcc", "rmse", "mae")
+"""What every run's scores have among others, beside ``slide`` and ``gene``."""
 DEEPEST: Final = 4
 """Folders below one in which runs are looked for: an evaluation keeps its own two below."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRecord:
-    """Everything about a run but its weights: enough to repeat it and to audit it."""
-
-    store: str
-    """Path of the store it was trained from."""
-
-    commit: int
-    """Number of the store's commit it read."""
-
-    features: Mapping[str, Any]
-    """`spahgc.model.features.FeatureConfig` as a mapping: names of embeddings, what is done."""
-
-    fingerprints: Mapping[str, str]
-    """Digest of the encoder fingerprint of each embedding, by its name."""
-
-    encoders: Mapping[str, Mapping[str, Any]]
-    """The encoder fingerprints themselves, to embed an image in the same way."""
-
-    train: Mapping[str, str]
-    """Training slides, which are also the references, and the content digest of each."""
-
-    validation: tuple[str, ...]
-    """Slides that chose the checkpoint."""
-
-    test: tuple[str, ...]
-    """Slides read once, after training."""
-
-    groups: Mapping[str, str]
-    """What a slide never borrows from: slides of the same group."""
-
-    panel: tuple[str, ...]
-    """Genes predicted, in column order."""
-
-    panel_rule: str
-    """How the panel was chosen, from training slides only."""
-
-    panel_digest: str
-    """Digest of the panel's names in order."""
-
-    wide: tuple[str, ...]
-    """Genes that programmes were found in; empty for a model that does not look for any."""
-
-    target_sum: float
-    """Counts per spot after scaling to library size, before log1p."""
-
-    network: Mapping[str, Any]
-    """`spahgc.model.network.NetworkConfig` as a mapping; empty where no network was trained."""
-
-    graph: Mapping[str, int]
-    """`spahgc.model.graph.GraphConfig` as a mapping."""
-
-    training: Mapping[str, Any]
-    """`spahgc.model.training.TrainingConfig` as a mapping."""
-
-    best_epoch: int
-    """Epoch whose weights were kept, or that held-out slides chose; counted from 1."""
-
-    validation_pcc: float
-    """Mean PCC over genes on the validation slides, or on training slides held out in turn."""
-
-    committee: Mapping[str, Any] | None = None
-    """`spahgc.model.committee_fitting.CommitteeConfig` as a mapping; None for the paper's model."""
-
-    versions: Mapping[str, str] = field(default_factory=dict)
-    """Versions of spahgc, Python and the libraries that decide numbers."""
-
-    made_at: str = ""
-    """ISO 8601, UTC."""
-
-    split: str = ""
-    """Rule or file that divided the slides."""
-
-    shared_patients: tuple[str, ...] = ()
-    """Patients on both sides of the test; each makes the scores weaker evidence."""
-
-    references: tuple[str, ...] = ()
-    """Slides that the index was asked about, as it was asked: those that were borrowed from."""
-
-    judged: Mapping[str, str] = field(default_factory=dict)
-    """Content digest of each validation and test slide."""
-
-    microns_per_pixel: Mapping[str, float | None] = field(default_factory=dict)
-    """Of each training slide's full-resolution image, in µm; None where unknown."""
-
-    version: int = RUN_VERSION
-    """Version of this record's form."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -141,6 +49,9 @@ class Run:
     trust: Trust | None = None
     """How far to believe a gene and a spot, found on slides the model had not learned from."""
 
+    folder: Path | None = None
+    """Where it was read from; None where it was just made."""
+
 
 def write_run(run: Run, folder: Path) -> None:
     """Write a run into an existing folder that has none; the record comes last."""
@@ -152,7 +63,7 @@ def write_run(run: Run, folder: Path) -> None:
     if run.trust is not None:
         (folder / TRUST).write_text(serialise_trust(run.trust))
     written = [name for name in (WEIGHTS, CURVE, SCORES, TRUST) if (folder / name).exists()]
-    _write_record(run.record, folder, files={n: _digest(folder / n) for n in written})
+    write_record(run.record, folder, files={n: _digest(folder / n) for n in written})
 
 
 def read_run(path: Path) -> Run:
@@ -167,25 +78,27 @@ def read_run(path: Path) -> Run:
     DamagedStoreError
         If part of it is missing, was changed since, or cannot be read.
     """
-    record, files = _read_record(path)
+    record, files = read_listing(path)
     try:
         _check_files(path, files)
-        return Run(
+        run = Run(
             record=record,
             weights=load_file(path / WEIGHTS),
             curve=pd.read_csv(path / CURVE, float_precision="round_trip"),
             scores=pd.read_parquet(path / SCORES) if SCORES in files else None,
             trust=parse_trust((path / TRUST).read_text()) if TRUST in files else None,
+            folder=path,
         )
+        _check_contents(run)
     except DamagedStoreError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise DamagedStoreError(f"{path} is a damaged run: {error}") from error
-
-
-def read_record(path: Path) -> RunRecord:
-    """Read a run's record alone; for what may be raised see `read_run`."""
-    return _read_record(path)[0]
+    except KeyError as error:
+        raise damaged(path, f"a file of it has no {error}") from error
+    except (OSError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        raise damaged(path, str(error)) from error
+    except SafetensorError as error:
+        raise damaged(path, f"{WEIGHTS}: {error}") from error
+    return run
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -232,80 +145,52 @@ def export_run(path: Path, into: Path) -> list[Path]:
         See `read_run`.
     """
     run = read_run(path)
-    _, files = _read_record(path)
+    _, files = read_listing(path)
     kept: dict[str, str] = {name: files[name] for name in (WEIGHTS, CURVE, TRUST) if name in files}
     for name in kept:
         shutil.copyfile(path / name, into / name)
-    _write_record(replace(run.record, store=Path(run.record.store).name), into, files=kept)
+    write_record(replace(run.record, store=Path(run.record.store).name), into, files=kept)
     return sorted(into / name for name in (*kept, RECORD))
 
 
-def _write_record(record: RunRecord, folder: Path, *, files: Mapping[str, str]) -> None:
-    document = {**asdict(record), FILES: dict(files)}
-    document[DIGEST] = _digest_of(document)
-    write_durably(folder / RECORD, json.dumps(document, indent=1).encode())
-
-
-def _digest_of(document: Mapping[str, Any]) -> str:
-    return sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
-def _read_record(path: Path) -> tuple[RunRecord, dict[str, str]]:
-    document = _read_document(path)
-    try:
-        stated = document.pop(DIGEST, None)
-        if stated is not None and stated != _digest_of(document):
-            raise DamagedStoreError(
-                f"{path} is a damaged run: {RECORD} was changed since it was written; copy the "
-                "run again, or train again"
-            )
-        files = {str(name): str(digest) for name, digest in document.pop(FILES).items()}
-        missing = sorted({WEIGHTS, CURVE} - set(files))
-        strange = sorted(set(files) - {WEIGHTS, CURVE, SCORES, TRUST})
-        if missing or strange:
-            raise DamagedStoreError(
-                f"{path} is a damaged run: its record lists {', '.join(strange) or 'too little'}"
-            )
-        for name in ("validation", "test", "panel", "wide", "shared_patients", "references"):
-            document[name] = tuple(document[name])
-        record = RunRecord(**document)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedStoreError(f"{path} is a damaged run: {error}") from error
-    for name, kind in get_type_hints(RunRecord).items():
-        if not fits(getattr(record, name), kind):
-            raise DamagedStoreError(
-                f"{path} is a damaged run: its {name} is not what {RECORD} holds"
-            )
-    return record, files
-
-
-def _read_document(path: Path) -> dict[str, Any]:
-    if not (path / RECORD).is_file():
-        raise MissingError(f"{path} is not a run: no {RECORD}; `spahgc train` makes one")
-    try:
-        document: dict[str, Any] = json.loads((path / RECORD).read_bytes())
-        version = int(document["version"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise DamagedStoreError(f"{path} is a damaged run: {error}") from error
-    if version > RUN_VERSION:
-        raise FormatVersionError(
-            f"{path} was written by a newer spahgc; `pip install --upgrade spahgc`"
-        )
-    if version < RUN_VERSION:
-        raise FormatVersionError(
-            f"{path} was written by an older spahgc (form {version}, this one reads "
-            f"{RUN_VERSION}); train again with `spahgc train`"
-        )
-    return document
-
-
 def _check_files(path: Path, files: Mapping[str, str]) -> None:
+    missing = sorted({WEIGHTS, CURVE} - set(files))
+    strange = sorted(set(files) - {WEIGHTS, CURVE, SCORES, TRUST})
+    if missing or strange:
+        raise damaged(path, f"its record lists {', '.join(strange) or 'too little'}")
     for name, digest in files.items():
         if _digest(path / name) != digest:
-            raise DamagedStoreError(
-                f"{path} is a damaged run: {name} is not the file that was written with it "
-                "(its sha256 differs); copy the run again, or train again"
+            problem = f"{name} is not the file that was written with it (its sha256 differs)"
+            raise damaged(path, problem)
+
+
+def _check_contents(run: Run) -> None:
+    """Raise ValueError where a file holds something else than `write_run` puts there."""
+    for name, values in run.weights.items():
+        if values.dtype != np.float32:
+            raise ValueError(f"{WEIGHTS}: {name} is of {values.dtype}, expected float32")
+    _check_table(CURVE, run.curve, CURVE_COLUMNS, keys=["epoch"])
+    if run.scores is not None:
+        _check_table(SCORES, run.scores, SCORE_COLUMNS, keys=["slide", "gene"])
+    if run.trust is not None:
+        own = list(run.trust.genes.index)
+        if own != list(run.record.panel):
+            raise ValueError(
+                f"{TRUST}: {len(own)} genes that are not the {len(run.record.panel)} of the panel"
             )
+
+
+def _check_table(
+    file: str, table: pd.DataFrame, numbers: Sequence[str], *, keys: Sequence[str]
+) -> None:
+    lacking = [name for name in (*keys, *numbers) if name not in table]
+    if lacking:
+        raise ValueError(f"{file}: no column {', '.join(lacking)}")
+    words = [name for name in numbers if len(table) and not is_numeric_dtype(table[name])]
+    if words:
+        raise ValueError(f"{file}: column {words[0]} holds something else than numbers")
+    if table.duplicated(list(keys)).any():
+        raise ValueError(f"{file}: two rows of one {' and '.join(keys)}")
 
 
 def _digest(path: Path) -> str:

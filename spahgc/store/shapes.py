@@ -1,8 +1,13 @@
 """Whether what was read from JSON has the shape that a type says."""
 
+import json
+import sys
 from collections.abc import Mapping
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Final, Union, get_args, get_origin
+
+LONGEST: Final = 60
+"""Characters shown of what was found."""
 
 
 def fits(value: object, kind: Any) -> bool:  # noqa: ANN401  any annotation
@@ -18,6 +23,31 @@ def fits(value: object, kind: Any) -> bool:  # noqa: ANN401  any annotation
         return isinstance(value, Mapping) and all(
             fits(key, parts[0]) and fits(item, parts[1]) for key, item in value.items()
         )
-    if isinstance(value, bool):  # which Python takes for an int
-        return kind is bool
-    return isinstance(value, int | float if kind is float else kind)
+    if isinstance(value, bool) or kind is bool:  # which Python takes for an int
+        return kind is type(value)
+    is_number = kind is float and isinstance(value, int) and abs(value) <= sys.float_info.max
+    return is_number or isinstance(value, kind)
+
+
+def from_json(value: Any, kind: Any) -> Any:  # noqa: ANN401  any annotation
+    """Give the tuple that an annotation asks for where JSON knows lists only; all else as it is."""
+    return tuple(value) if isinstance(value, list) and get_origin(kind) is tuple else value
+
+
+def spell_kind(kind: Any) -> str:  # noqa: ANN401  any annotation
+    """Spell an annotation for a person."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in {Union, UnionType}:
+        return " or ".join(map(spell_kind, parts))
+    if origin is tuple:
+        return f"a list of {spell_kind(parts[0])}"
+    if origin is Mapping:
+        return f"an object of {spell_kind(parts[1])}"
+    plain = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    return {**plain, NoneType: "null"}.get(kind, "anything")
+
+
+def spell_value(value: object) -> str:
+    """Spell what was found as JSON, cut short."""
+    spelled = json.dumps(value)
+    return spelled if len(spelled) <= LONGEST else f"{spelled[:LONGEST]}…"

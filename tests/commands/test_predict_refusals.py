@@ -1,5 +1,6 @@
 """Wrong input to `spahgc predict`: one clear line, and nothing is written or replaced by it."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import anndata
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from spahgc.model.network import NetworkConfig
 from spahgc.store.words import is_plain
 from tests.commands.conftest import files, forge, spahgc, the_error
 
@@ -203,7 +205,8 @@ def test_a_damaged_run_is_refused(lab, run_copy, tmp_path, name, how):
 
 
 def test_a_run_with_the_weights_of_another_model_is_refused(lab, run_copy, tmp_path):
-    forge(run_copy, committee=None, network={"embedding_size": 8, "n_genes": 6})
+    network = asdict(NetworkConfig(embedding_size=8, n_genes=6))
+    forge(run_copy, committee=None, network=network)
     command = ["predict", "--run", run_copy, *B2, "--out", tmp_path / "new.h5ad"]
     assert "weights are of another network than the run's record" in the_error(*command)
 

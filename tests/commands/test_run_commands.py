@@ -113,7 +113,7 @@ def test_show_tells_the_epoch_that_was_kept(paper_run):
 
 def test_weights_of_another_model_than_the_record_says_are_refused(trained, paper_run, tmp_path):
     odd = shutil.copytree(paper_run, tmp_path / "odd")
-    forge(odd, committee={})
+    forge(odd, committee={}, wide=["G1"])
     where = ["--store", trained / "data.zarr"]
     out = ["--slide", "B2", "--out", tmp_path / "B2.h5ad"]
     for command in (["audit", odd, *where], ["predict", "--run", odd, *out, *where]):
