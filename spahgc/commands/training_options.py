@@ -99,11 +99,11 @@ def prepare(
     MissingError
         If there is no slide to learn from, or one to leave out is none.
     """
-    from spahgc.model.expression import PanelRule
+    from spahgc.model.panel_rules import PanelRule
     from spahgc.model.presets import PRESETS
     from spahgc.store.cohort import Usable, open_cohort
 
-    PanelRule.parse(genes)
+    panel_rule = PanelRule.parse(genes)
     if twice := [name for name, n_times in Counter(embeddings).items() if n_times > 1]:
         raise click.UsageError(f"--embedding {twice[0]} is given twice")
     cohort = open_cohort(store)
@@ -118,7 +118,7 @@ def prepare(
         device=device,
         devices=devices,
     )
-    config = replace(base, features=features, panel_rule=genes, training=training)
+    config = replace(base, features=features, panel_rule=panel_rule, training=training)
     if networks is not None:
         if config.committee is None:
             raise click.UsageError("--networks is for the default preset; the paper's is one")

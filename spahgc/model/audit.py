@@ -21,6 +21,8 @@ from spahgc.metrics import score_genes
 from spahgc.model.committee import PROGRAMMES, REDUCER
 from spahgc.model.committee_fitting import CommitteeConfig, fit_basis
 from spahgc.model.copies import find_copies
+from spahgc.model.panel_rules import PanelRule
+from spahgc.model.panels import GenePanel
 from spahgc.model.prediction import Predictor, open_predictor
 from spahgc.model.settings import Settings, settings_of
 from spahgc.model.spots import SlideSpots, expression_of
@@ -132,12 +134,25 @@ def _check_panel(evidence: Evidence) -> Iterator[Finding]:
     if record.wide and choose_programme_genes(cohort, known).genes != record.wide:
         text = "the genes of programmes are not those that the training slides give"
         yield Finding(check="panel", verdict="leak", text=text)
-    again = choose_genes(cohort, known, rule=record.panel_rule)
+    panel = GenePanel(genes=record.panel, rule=record.panel_rule)
+    if panel.digest != record.panel_digest:
+        text = f"its genes are {panel.digest}, but the run says {record.panel_digest}"
+        yield Finding(check="panel", verdict="leak", text=text)
+        return
+    if panel.is_listed:
+        text = (
+            f"{len(panel.genes)} genes were listed by somebody ({panel.digest}) and chosen on no "
+            "slide here: whether the list was made with the test slides cannot be seen"
+        )
+        yield Finding(check="panel", verdict="caveat", text=text)
+        return
+    rule = PanelRule.parse_recorded(record.panel_rule)
+    again = choose_genes(cohort, known, rule=rule)
     if again.genes == record.panel:
         text = f"{record.panel_rule} chosen again without the test slides gives {again.digest}"
         yield Finding(check="panel", verdict="clean", text=text)
         return
-    with_test = choose_genes(cohort, (*known, *record.test), rule=record.panel_rule)
+    with_test = choose_genes(cohort, (*known, *record.test), rule=rule)
     how = "chosen with the test slides" if with_test.genes == record.panel else "not reproducible"
     missing = len(set(record.panel) - set(again.genes))
     yield Finding(

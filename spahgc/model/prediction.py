@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from spahgc.errors import MismatchError
 from spahgc.model.committee import Arrays, load_committee
-from spahgc.model.expression import GenePanel
 from spahgc.model.feature_index import open_feature_index
 from spahgc.model.features import read_features, side_by_side
 from spahgc.model.fitted import Model
+from spahgc.model.panels import GenePanel
 from spahgc.model.paper import load_paper
 from spahgc.model.prediction_table import Origin, as_anndata
 from spahgc.model.references import check_references, gather_references

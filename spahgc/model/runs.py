@@ -20,6 +20,7 @@ from spahgc.model.features import FeatureConfig
 from spahgc.model.fitted import Fitted
 from spahgc.model.graph import GraphConfig
 from spahgc.model.network import NetworkShape
+from spahgc.model.panel_rules import PanelRule
 from spahgc.model.paper import fit_paper
 from spahgc.model.progress import Advance
 from spahgc.model.spots import SlideSpots, expression_of
@@ -46,7 +47,7 @@ class RunConfig:
     features: FeatureConfig = field(default_factory=FeatureConfig)
     """What is seen of a spot."""
 
-    panel_rule: str = "hvg:50"
+    panel_rule: PanelRule = field(default_factory=lambda: PanelRule.parse("hvg:50"))
     """How the genes are chosen, on training and validation slides only."""
 
     graph: GraphConfig = field(default_factory=GraphConfig)

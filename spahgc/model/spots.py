@@ -14,8 +14,9 @@ from scipy.sparse import csr_matrix
 from sklearn.neighbors import NearestNeighbors
 
 from spahgc.errors import MissingError
-from spahgc.model.expression import GenePanel, log_depth, normalise
+from spahgc.model.expression import log_depth, normalise
 from spahgc.model.features import FeatureConfig, read_features
+from spahgc.model.panels import GenePanel
 from spahgc.store.slide import StoredSlide
 
 N_NEAR = 6

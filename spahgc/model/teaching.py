@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from torch_geometric.data import HeteroData
 
-from spahgc.model.expression import GenePanel, choose_panel, choose_wide
 from spahgc.model.feature_index import index_features
 from spahgc.model.features import FeatureConfig
 from spahgc.model.graph import GraphConfig
 from spahgc.model.graph_cache import cached_graph
+from spahgc.model.panel_rules import PanelRule
+from spahgc.model.panels import GenePanel, choose_panel, choose_wide
 from spahgc.model.spots import SlideSpots, read_spots
 from spahgc.store.cohort import Cohort
 from spahgc.store.index import Neighbors, ReferenceIndex
@@ -141,7 +142,7 @@ def gather_teaching(
     index: ReferenceIndex,
     fold: Fold,
     *,
-    panel_rule: str,
+    panel_rule: PanelRule,
     graph_config: GraphConfig,
     features: FeatureConfig,
     with_programmes: bool = False,
@@ -169,8 +170,8 @@ def gather_teaching(
     )
 
 
-def choose_genes(cohort: Cohort, names: Sequence[str], *, rule: str) -> GenePanel:
-    """Choose a panel on the counts of some slides; see `spahgc.model.expression.choose_panel`."""
+def choose_genes(cohort: Cohort, names: Sequence[str], *, rule: PanelRule) -> GenePanel:
+    """Choose a panel on the counts of some slides; see `spahgc.model.panels.choose_panel`."""
     counts, genes = read_known(cohort, names)
     return choose_panel(counts, genes, rule=rule)
 

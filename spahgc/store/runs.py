@@ -173,11 +173,9 @@ def _check_contents(run: Run) -> None:
     if run.scores is not None:
         _check_table(SCORES, run.scores, SCORE_COLUMNS, keys=["slide", "gene"])
     if run.trust is not None:
-        own = list(run.trust.genes.index)
-        if own != list(run.record.panel):
-            raise ValueError(
-                f"{TRUST}: {len(own)} genes that are not the {len(run.record.panel)} of the panel"
-            )
+        own, panel = run.trust.genes.index, run.record.panel
+        if sorted(map(str, own)) != sorted(panel):
+            raise ValueError(f"{TRUST}: its {len(own)} genes are not the {len(panel)} of the panel")
 
 
 def _check_table(

@@ -333,6 +333,26 @@ def test_an_interrupted_training_leaves_nothing_half_made(lab, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_training_goes_on_only_with_the_same_genes_and_devices(lab, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    genes, out = tmp_path / "genes.txt", tmp_path / "run"
+    genes.write_text("G1\nG2\nG3\n")
+    again = ("train", *TINY, "--genes", genes, "--preset", "paper", "--epochs", "1", "--out", out)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "write_run", interrupt)
+        spahgc(*again, exit_code=1)
+    error = the_error(*again, "--resume", "--devices", "2")
+    assert "was begun with other settings (SpaHGC training.devices); give the same" in error
+    genes.write_text("G1\nG2\nG4\n")
+    error = the_error(*again, "--resume")
+    assert "was begun with other settings (SpaHGC panel_rule.genes); give the same" in error
+    genes.write_text("G1\nG2\nG3\n")
+    spahgc(*again, "--resume")
+    assert json.loads((out / "run.json").read_text())["panel_rule"] == "file:genes.txt"
+
+
 def test_a_choice_that_has_no_part_is_said(lab, tmp_path):
     told = spahgc("train", *TRAIN, "--validation", "B1", "--out", tmp_path / "run")
     assert "--validation has no part" in told.stderr

@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 from spahgc.model.features import FeatureConfig
 from spahgc.model.fitted import Fitted
 from spahgc.model.network import NetworkShape
+from spahgc.model.panel_rules import PanelRule
 from spahgc.model.runs import FinishedRun, RunConfig, train_fold
 from spahgc.model.training import TrainingConfig
 from spahgc.schema import Slide
@@ -32,7 +33,7 @@ SPOTS = {"A1": 30, "A2": 25, "B1": 28, "B2": 33}
 SMALL = NetworkShape(hidden_size=16, n_layers=2, n_heads=2)
 RUN_CONFIG = RunConfig(
     features=FeatureConfig(embeddings=(EMBEDDING,)),
-    panel_rule="heg:6",
+    panel_rule=PanelRule.parse("heg:6"),
     network=SMALL,
     training=TrainingConfig(max_epochs=3, learning_rate=0.003, seed=1),
 )

@@ -8,6 +8,8 @@ from spahgc.model import committee_fitting, runs, teaching
 from spahgc.model.audit import CHECKS, audit_run
 from spahgc.model.committee_fitting import CommitteeConfig
 from spahgc.model.copies import find_copies
+from spahgc.model.panel_rules import PanelRule
+from spahgc.model.panels import GenePanel
 from spahgc.model.prediction import open_predictor
 from spahgc.model.runs import MODEL, score_slide, train_fold
 from spahgc.store.cohort import open_cohort
@@ -87,8 +89,32 @@ def test_a_panel_chosen_with_the_test_slide_is_named(odd, monkeypatch):
     assert "panel is chosen with the test slides" in leaks_of(leaky, odd)["panel"]
     clean = train_fold(odd, fold_of(odd), config=RUN_CONFIG).run
     assert leaks_of(clean, odd) == {}
-    forged = lie(clean, panel=tuple(reversed(clean.record.panel)))
+    turned = GenePanel(genes=clean.record.panel[::-1], rule="heg:6")
+    forged = lie(clean, panel=turned.genes, panel_digest=turned.digest)
     assert "not reproducible" in leaks_of(forged, odd)["panel"]
+
+
+def test_a_panel_from_a_list_is_audited_without_the_list(odd, tmp_path):
+    path = tmp_path / "genes.txt"
+    path.write_text("G3\nG1\nG2\n")
+    config = replace(RUN_CONFIG, panel_rule=PanelRule.parse(str(path)))
+    run = train_fold(odd, fold_of(odd), config=config).run
+    assert (run.record.panel, run.record.panel_rule) == (("G3", "G1", "G2"), "file:genes.txt")
+    for somebody_elses in ("G5\nG6\nG7\n", None):
+        path.unlink() if somebody_elses is None else path.write_text(somebody_elses)
+        (finding,) = [f for f in audit_run(run, odd) if f.check == "panel"]
+        assert finding.verdict == "caveat"
+        assert f"3 genes were listed by somebody ({run.record.panel_digest})" in finding.text
+        assert leaks_of(run, odd) == {}
+    forged = lie(run, panel=("G5", "G6", "G7"))
+    assert f"but the run says {run.record.panel_digest}" in leaks_of(forged, odd)["panel"]
+
+
+def test_a_rule_that_no_run_writes_down_is_refused_and_reads_no_file(finished, grown, tmp_path):
+    path = tmp_path / "genes.txt"
+    path.write_text("\n".join(finished.run.record.panel))
+    with pytest.raises(MismatchError, match="not a rule that genes are chosen by"):
+        audit_run(lie(finished.run, panel_rule=str(path)), grown)
 
 
 @pytest.fixture(scope="module")

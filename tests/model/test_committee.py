@@ -6,6 +6,7 @@ import pytest
 from spahgc.model.committee_fitting import CommitteeConfig
 from spahgc.model.features import FeatureConfig
 from spahgc.model.graph import GraphConfig
+from spahgc.model.panel_rules import PanelRule
 from spahgc.model.prediction import open_predictor, predict_stored
 from spahgc.model.presets import DEFAULT
 from spahgc.model.runs import train_fold
@@ -15,7 +16,7 @@ from tests.model.conftest import EMBEDDING, SMALL, copy_store, draw_tissue, fold
 CONFIG = replace(
     DEFAULT,
     features=FeatureConfig(embeddings=(EMBEDDING,), signed_root=True, standardise=True),
-    panel_rule="heg:6",
+    panel_rule=PanelRule.parse("heg:6"),
     graph=GraphConfig(n_refer=9),
     network=SMALL,
     training=replace(DEFAULT.training, max_epochs=4, patience=2, seed=3),

@@ -8,6 +8,7 @@ from spahgc.errors import MissingError
 from spahgc.metrics import SCORES
 from spahgc.model.baselines import BASELINES, predict_baselines
 from spahgc.model.evaluation import BASELINE_TASK, judge_all, plan_tasks, table_of
+from spahgc.model.panel_rules import PanelRule
 from spahgc.model.runs import MODEL, gather_fold
 from spahgc.model.spots import expression_of
 from spahgc.store.splits import make_folds
@@ -178,7 +179,7 @@ def test_a_test_slides_numbers_leave_no_trace_in_the_baselines(tmp_path, grown):
 def test_a_gene_unknown_on_the_test_slide_has_no_score_by_any_method(tmp_path, grown):
     slide = without_gene(draw_tissue("B2")[0], "G3")
     cohort = copy_store(grown, tmp_path / "data.zarr", slide)
-    tasks = plan([fold_of(cohort)], panel_rule="all")
+    tasks = plan([fold_of(cohort)], panel_rule=PanelRule.parse("all"))
     scores = pd.concat([result.scores for result in judge_all(cohort, tasks)])
     is_unknown = scores["gene"] == "G3"
     assert is_unknown.sum() == 1 + len(BASELINES)

@@ -8,8 +8,8 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist
 
 from spahgc.errors import MissingError
-from spahgc.model.expression import GenePanel
 from spahgc.model.features import FeatureConfig
+from spahgc.model.panels import GenePanel
 from spahgc.model.spots import depth_of, expression_of, nearest_others, read_spots
 from spahgc.store.cohort import open_cohort
 from spahgc.store.opening import create_store

@@ -6,6 +6,7 @@ import pytest
 from spahgc.errors import MismatchError
 from spahgc.model.features import FeatureConfig
 from spahgc.model.graph import GraphConfig
+from spahgc.model.panel_rules import PanelRule
 from spahgc.model.teaching import gather_teaching
 from spahgc.schema import REFERENCE, TARGET
 from spahgc.store.index import open_index
@@ -26,7 +27,7 @@ def gather(cohort, fold, panel_rule="hvg:5"):
         cohort,
         open_index(cohort, embedding=EMBEDDING),
         fold,
-        panel_rule=panel_rule,
+        panel_rule=PanelRule.parse(panel_rule),
         graph_config=GraphConfig(),
         features=FeatureConfig(embeddings=(EMBEDDING,)),
     )

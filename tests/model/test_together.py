@@ -16,6 +16,7 @@ from spahgc.model.checkpoints import Checkpoints
 from spahgc.model.curves import show_curves
 from spahgc.model.features import FeatureConfig
 from spahgc.model.graph import GraphConfig
+from spahgc.model.panel_rules import PanelRule
 from spahgc.model.paper import fit_paper
 from spahgc.model.resuming import keep_checkpoints
 from spahgc.model.teaching import gather_teaching
@@ -33,7 +34,7 @@ def gather(cohort):
         cohort,
         open_index(cohort, embedding=EMBEDDING),
         fold_of(cohort),
-        panel_rule="heg:6",
+        panel_rule=PanelRule.parse("heg:6"),
         graph_config=GraphConfig(),
         features=FeatureConfig(embeddings=(EMBEDDING,)),
     )

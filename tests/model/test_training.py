@@ -12,9 +12,10 @@ from lightning.pytorch.trainer import setup
 from spahgc.errors import MismatchError
 from spahgc.model import curves, runs, training
 from spahgc.model.curves import show_curves
-from spahgc.model.expression import GenePanel
 from spahgc.model.features import FeatureConfig
 from spahgc.model.graph import GraphConfig
+from spahgc.model.panel_rules import PanelRule
+from spahgc.model.panels import GenePanel
 from spahgc.model.paper import fit_paper
 from spahgc.model.runs import MODEL, RunConfig, train_fold
 from spahgc.model.spots import expression_of
@@ -43,7 +44,7 @@ def teaching(grown):
         grown,
         index,
         fold_of(grown),
-        panel_rule="heg:6",
+        panel_rule=PanelRule.parse("heg:6"),
         graph_config=GraphConfig(),
         features=FeatureConfig(embeddings=(EMBEDDING,)),
     )
@@ -334,7 +335,7 @@ def test_scores_have_a_row_for_each_gene_of_the_test_slide(finished):
 def test_a_gene_unknown_on_the_test_slide_has_no_score(tmp_path, grown):
     slide = without_gene(draw_tissue("B2")[0], "G3")
     cohort = copy_store(grown, tmp_path / "data.zarr", slide)
-    config = replace(RUN_CONFIG, panel_rule="all")
+    config = replace(RUN_CONFIG, panel_rule=PanelRule.parse("all"))
     scores = train_fold(cohort, fold_of(cohort), config=config).run.scores.set_index("gene")
     assert len(scores) == 12
     assert scores.loc["G3", ["pcc", "rmse", "mae"]].isna().all()
