@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from spahgc.model.evaluation import Task
     from spahgc.model.judged import Judged
     from spahgc.model.runs import RunConfig
-    from spahgc.store.cohort import Cohort, Usable
+    from spahgc.store.cohort import Cohort
     from spahgc.store.runs import Run
     from spahgc.store.splits import Fold
 
@@ -64,7 +64,9 @@ def train(
     for name in (*test, *validation):
         check_usable(cohort, usable, name)
     patients = cohort.patients(usable.names)
-    fold = config.divide(make_fold(patients, test=test, validation=validation or None))
+    fold = config.divide(
+        make_fold(patients, test=test, validation=validation or None, n_teachers=config.n_teachers)
+    )
     folder = out or _new_folder("train")
     chooser = ", ".join(fold.validation)
     if validation and not chooser:
@@ -146,10 +148,11 @@ def evaluate(
     _check_resuming(out, resume=resume)
     cohort, usable, config = prepare(store, seed=seeds[0], **how)
     say_left_out(usable)
-    folds = read_folds(cohort.patients(usable.names), split=split)
+    patients = cohort.patients(usable.names)
+    folds = read_folds(patients, split=split, n_teachers=config.n_teachers)
     models = {MODEL: config}
     if not no_paper and config.committee is not None:
-        models |= _paper(cohort, usable, config, embedding=beside, epochs=how["epochs"])
+        models |= _paper(cohort, folds, config, embedding=beside, epochs=how["epochs"])
     tasks = plan_tasks(folds, models=models, seeds=seeds)
     folder = out or _new_folder("evaluate")
     plan = _plan(cohort, folds=folds, configs=models, seeds=seeds)
@@ -183,19 +186,21 @@ def _making(folder: Path, *, plan: dict[str, Any], resume: bool) -> Iterator[Pat
 
 
 def _paper(
-    cohort: Cohort, usable: Usable, config: RunConfig, *, embedding: str, epochs: int | None
+    cohort: Cohort, folds: list[Fold], config: RunConfig, *, embedding: str, epochs: int | None
 ) -> dict[str, RunConfig]:
-    """Describe the paper's model on the same panel, where every slide has its embedding."""
+    """Describe the paper's model on the same panel, where slides and embeddings are enough."""
     from spahgc.model.presets import PAPER
     from spahgc.model.runs import PAPER_MODEL
 
-    lacking = [name for name in usable.names if embedding not in cohort[name].entry.encoders]
+    used = sorted({name for f in folds for name in (*f.train, *f.validation, *f.test)})
+    lacking = [name for name in used if embedding not in cohort[name].entry.encoders]
+    reason = ""
     if lacking:
-        click.echo(
-            f"the paper's model is left out: {', '.join(lacking)} have no embedding {embedding!r}; "
-            "name one with --beside",
-            err=True,
-        )
+        reason = f"{', '.join(lacking)} have no embedding {embedding!r}; name one with --beside"
+    elif small := [fold.name for fold in folds if not _has_third(fold)]:
+        reason = f"with {small[0]} held out no third slide is left to choose its epoch"
+    if reason:
+        click.echo(f"the paper's model is left out: {reason}", err=True)
         return {}
     features = replace(PAPER.features, embeddings=(embedding,))
     max_epochs = epochs or PAPER.training.max_epochs
@@ -207,6 +212,10 @@ def _paper(
     )
     paper = replace(PAPER, features=features, panel_rule=config.panel_rule, training=training)
     return {PAPER_MODEL: paper}
+
+
+def _has_third(fold: Fold) -> bool:
+    return bool(fold.validation) and len({fold.groups[name] for name in fold.train}) >= 2
 
 
 def _judge(

@@ -68,6 +68,16 @@ class RunConfig:
         n_trainings = 1 if self.committee is None else self.committee.n_trainings
         return n_trainings * self.training.max_epochs
 
+    @property
+    def n_teachers(self) -> int:
+        """Slides it needs beside the tested ones.
+
+        A ridge learns from one while the other is held out; a network needs two that borrow from
+        each other while a third chooses when it stops.
+        """
+        has_networks = self.committee is None or self.committee.n_networks > 0
+        return 3 if has_networks else 2
+
     def divide(self, fold: Fold) -> Fold:
         """Let the validation slides teach too where the model holds out training slides itself."""
         if self.committee is None:

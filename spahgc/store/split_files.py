@@ -19,7 +19,9 @@ _EXPECTED: Final = (
 Row: TypeAlias = Mapping[str, str]
 
 
-def read_folds(patients: Mapping[str, str | None], *, split: str) -> list[Fold]:
+def read_folds(
+    patients: Mapping[str, str | None], *, split: str, n_teachers: int = 3
+) -> list[Fold]:
     """Make the folds of a rule, or those that a file lists.
 
     Parameters
@@ -28,6 +30,8 @@ def read_folds(patients: Mapping[str, str | None], *, split: str) -> list[Fold]:
         Patient of each usable slide, None where unknown.
     split
         A rule of `spahgc.store.splits.make_folds`, or the path of a ``.json`` or ``.csv`` file.
+    n_teachers
+        See `spahgc.store.splits.make_fold`.
 
     Raises
     ------
@@ -36,11 +40,13 @@ def read_folds(patients: Mapping[str, str | None], *, split: str) -> list[Fold]:
         folds that cannot be judged.
     """
     if Path(split).suffix.lower() not in {".json", ".csv"}:
-        return make_folds(patients, rule=split)
-    return folds_of_file(Path(split), patients)
+        return make_folds(patients, rule=split, n_teachers=n_teachers)
+    return folds_of_file(Path(split), patients, n_teachers=n_teachers)
 
 
-def folds_of_file(path: Path, patients: Mapping[str, str | None]) -> list[Fold]:
+def folds_of_file(
+    path: Path, patients: Mapping[str, str | None], *, n_teachers: int = 3
+) -> list[Fold]:
     """Read the folds that a file lists.
 
     Rows have ``slide`` and ``fold`` where each fold is tested once by a model of all others; or
@@ -56,7 +62,9 @@ def folds_of_file(path: Path, patients: Mapping[str, str | None]) -> list[Fold]:
     rows = _read_rows(path)
     if "part" in rows[0]:
         names = list(dict.fromkeys(row.get("fold", "") for row in rows))
-        return [_stated_fold(path, patients, rows, name=name) for name in names]
+        return [
+            _stated_fold(path, patients, rows, name=name, n_teachers=n_teachers) for name in names
+        ]
     _check_once(path, rows)
     listed = _listed(path, patients, rows)
     parts: dict[str, list[str]] = {}
@@ -64,11 +72,19 @@ def folds_of_file(path: Path, patients: Mapping[str, str | None]) -> list[Fold]:
         parts.setdefault(row["fold"], []).append(row["slide"])
     if len(parts) < 2:
         raise ProtocolError(f"{path} lists one fold ({next(iter(parts))}), expected at least two")
-    return [_fold(path, listed, test=sorted(test), name=name) for name, test in parts.items()]
+    return [
+        _fold(path, listed, test=sorted(test), name=name, n_teachers=n_teachers)
+        for name, test in parts.items()
+    ]
 
 
 def _stated_fold(
-    path: Path, patients: Mapping[str, str | None], rows: Sequence[Row], *, name: str
+    path: Path,
+    patients: Mapping[str, str | None],
+    rows: Sequence[Row],
+    *,
+    name: str,
+    n_teachers: int,
 ) -> Fold:
     rows = [row for row in rows if row.get("fold", "") == name]
     _check_once(path, rows)
@@ -79,7 +95,14 @@ def _stated_fold(
         raise ProtocolError(f"{path}: {problem}; {_EXPECTED}")
     listed = _listed(path, patients, rows)
     validation = of_part["validation"] or None
-    return _fold(path, listed, test=of_part["test"], validation=validation, name=name or None)
+    return _fold(
+        path,
+        listed,
+        test=of_part["test"],
+        validation=validation,
+        name=name or None,
+        n_teachers=n_teachers,
+    )
 
 
 def _fold(
@@ -88,6 +111,7 @@ def _fold(
     *,
     test: Sequence[str],
     name: str | None,
+    n_teachers: int,
     validation: Sequence[str] | None = None,
 ) -> Fold:
     """Let slides borrow across patients only, where the file keeps every patient on one side."""
@@ -102,6 +126,7 @@ def _fold(
         by_patient=not judged & {owner[s] for s in patients if s not in test} and len(others) > 1,
         rule=str(path),
         name=name,
+        n_teachers=n_teachers,
     )
 
 

@@ -60,7 +60,7 @@ def caveat_of(shared_patients: Sequence[str]) -> str | None:
     )
 
 
-def make_folds(patients: Mapping[str, str | None], *, rule: str) -> list[Fold]:
+def make_folds(patients: Mapping[str, str | None], *, rule: str, n_teachers: int = 3) -> list[Fold]:
     """Hold every slide out once: alone, with its patient's others, or with a k-th of all.
 
     Parameters
@@ -71,12 +71,14 @@ def make_folds(patients: Mapping[str, str | None], *, rule: str) -> list[Fold]:
         ``leave-one-patient-out`` keeps all slides of a patient together;
         ``leave-one-slide-out`` is weaker wherever a patient has several slides; ``k-fold:5`` makes
         five parts of about as many slides, of whole patients where there are several.
+    n_teachers
+        See `make_fold`.
 
     Raises
     ------
     ProtocolError
-        If there is no such rule, or there are too few slides or patients to hold one out, choose a
-        checkpoint on a second and still train on two that can borrow from each other.
+        If there is no such rule, or there are too few slides or patients to hold one out and
+        still train on two that can borrow from each other, and on what `make_fold` asks for.
     """
     owners = _owners(patients)
     by_patient = rule == BY_PATIENT
@@ -91,7 +93,10 @@ def make_folds(patients: Mapping[str, str | None], *, rule: str) -> list[Fold]:
         raise ProtocolError(
             f"split {rule!r} is none of {', '.join(SPLIT_RULES)}, nor a JSON or CSV file"
         )
-    return [make_fold(patients, test=part, by_patient=by_patient, rule=rule) for part in parts]
+    return [
+        make_fold(patients, test=part, by_patient=by_patient, rule=rule, n_teachers=n_teachers)
+        for part in parts
+    ]
 
 
 def make_fold(
@@ -102,6 +107,7 @@ def make_fold(
     validation: Sequence[str] | None = None,
     rule: str = BY_SLIDE,
     name: str | None = None,
+    n_teachers: int = 3,
 ) -> Fold:
     """Divide the slides around the given test slides, which may be none.
 
@@ -109,13 +115,15 @@ def make_fold(
     stay, else a slide) taken from training: the one that follows the test slides in sorted order,
     so that over all folds each takes its turn. ``validation`` overrides it. Under ``by_patient``
     the other slides of a test patient are in no part. ``rule`` is written down, and ``name``
-    called, as given.
+    called, as given. A model that holds out each of its slides in turn needs two of them only
+    (``n_teachers``): where no third is left, nobody is for validation.
 
     Raises
     ------
     ProtocolError
-        If fewer than two slides are left to train on, or they cannot borrow from each other, or
-        a slide is asked for that is not among ``patients`` or is asked for twice.
+        If fewer than ``n_teachers`` slides are left, or fewer than two to train on that can borrow
+        from each other, or a slide is asked for that is not among ``patients`` or is asked for
+        twice.
     """
     _check_named(patients, [*test, *(validation or ())])
     owners = _owners(patients)
@@ -125,8 +133,12 @@ def make_fold(
     if validation is None:
         after = max(test, default="")
         validation = _choose_validation(owners, rest, after=after, by_patient=by_patient)
+        lenders = {groups[slide] for slide in rest if slide not in validation}
+        if n_teachers == 2 and len(lenders) < 2:
+            validation = []
     train = [slide for slide in rest if slide not in validation]
-    _check_enough(train, groups, test=test, n_validation=len(validation), by_patient=by_patient)
+    teachers = rest if n_teachers == 2 else train
+    _check_enough(teachers, groups, test=test, n_teachers=n_teachers, by_patient=by_patient)
     return Fold(
         name=name or "+".join(test) or "all",
         train=tuple(train),
@@ -216,20 +228,24 @@ def _check_enough(
     groups: Mapping[str, str],
     *,
     test: Sequence[str],
-    n_validation: int,
+    n_teachers: int,
     by_patient: bool,
 ) -> None:
     if len({groups[slide] for slide in train}) >= 2:
         return
-    if by_patient and len(groups) >= 4:
+    if by_patient and len(groups) > n_teachers:
         raise ProtocolError(
             f"with {', '.join(test) or 'no slide'} held out, the training slides "
             f"({', '.join(train) or 'none'}) are of fewer than two patients, so none can borrow "
             "from another patient; use `--split leave-one-slide-out` and read its score as weaker"
         )
-    needed = len(test) + max(n_validation, 1) + 2
+    needed = len(test) + n_teachers
+    why = {
+        2: "two to train on, each of which is held out once",
+        3: "two to train on, and one held out to choose when to stop",
+    }[n_teachers]
     raise ProtocolError(
         f"{len(groups)} usable slide{'s' * (len(groups) != 1)} (embedded, with expression), but "
-        f"{needed} are needed: {'the test, ' if test else ''}one to choose the checkpoint and "
-        "two to train on; ingest more with `spahgc ingest`"
+        f"{needed} are needed: {'the test, ' if test else ''}{why}; ingest more with `spahgc "
+        "ingest`"
     )

@@ -105,7 +105,7 @@ TRAINING = {
     "test with escapes": ([*TINY, "--test", "\x1b[31mB2"], r"\x1b[31mB2"),
     "too few left": (
         [*TINY, "--test", "A1", "--test", "A2", "--test", "B1"],
-        "4 usable slides (embedded, with expression), but 6 are needed",
+        "4 usable slides (embedded, with expression), but 5 are needed",
     ),
 }
 JUDGING = {
@@ -158,9 +158,13 @@ JUDGING = {
         ],
         "all slides are of one patient (A), so none can be left out; use `--split leave-one-slide",
     ),
+    "networks and three slides": (
+        [*TINY, "--networks", "1", "--leave-out", "B1"],
+        "but 4 are needed: the test, two to train on, and one held out to choose when to stop",
+    ),
     "a single slide": (
         [*TINY, *(word for name in ("A2", "B1", "B2") for word in ("--leave-out", name))],
-        "1 usable slide (embedded, with expression), but 4 are needed",
+        "1 usable slide (embedded, with expression), but 3 are needed: the test, two to train on",
     ),
 }
 WRONG = {
@@ -254,6 +258,20 @@ def test_folds_may_be_called_anything(lab, tmp_path):
     assert [path.name for path in (out / "folds").iterdir()] == ["1-..-..-up"]
     assert {path.name for path in tmp_path.iterdir()} == {"split.csv", "evaluation"}
     assert len(json.loads(spahgc("run", "ls", out, "--json").stdout)) == 1
+
+
+def test_three_slides_are_enough_for_the_default_model(lab, tmp_path):
+    out, few = tmp_path / "out", ("--split", "leave-one-slide-out", "--leave-out", "B1")
+    told = spahgc("evaluate", *TRAIN, "--beside", EMBEDDING, *few, "--out", out)
+    reason = "with A1 held out no third slide is left to choose its epoch"
+    assert f"the paper's model is left out: {reason}" in told.stderr
+    told = json.loads(spahgc("run", "ls", out, "--json").stdout)
+    assert [(list(run["train"]), run["test"]) for run in told.values()] == [
+        (["A2", "B2"], ["A1"]),
+        (["A1", "B2"], ["A2"]),
+        (["A1", "A2"], ["B2"]),
+    ]
+    assert spahgc("audit", out).stdout.count("clean  statistics") == 3
 
 
 EVALUATE = ("evaluate", *TRAIN, "--no-paper", "--split", "split.csv")

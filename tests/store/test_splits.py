@@ -121,7 +121,7 @@ def test_no_slide_at_all_is_refused():
     [
         pytest.param({"A1": "A", "B1": "B", "C1": "C"}, ["A1"], "3 usable slides.*4 are", id="3"),
         pytest.param({"A1": "A"}, ["A1"], r"1 usable slide \(.*4 are needed: the test", id="1"),
-        pytest.param({"A1": "A", "B1": "B"}, [], "2 usable slides.*3 are needed: one", id="2"),
+        pytest.param({"A1": "A", "B1": "B"}, [], "2 usable slides.*3 are needed: two", id="2"),
     ],
 )
 def test_too_few_slides_are_refused_with_the_numbers(patients, test, message):
@@ -204,3 +204,23 @@ def test_a_rule_nobody_knows_is_refused_with_those_there_are(rule):
 
 def test_a_caveat_names_patients_so_that_a_terminal_obeys_nothing_in_them():
     assert r"one patient (\x1b[31mP) on" in caveat_of(["\x1b[31mP"])
+
+
+def test_two_teachers_are_enough_for_a_model_that_holds_each_out():
+    folds = make_folds({"A1": "A", "B1": "B", "C1": "C"}, rule=BY_PATIENT, n_teachers=2)
+    assert [(fold.train, fold.validation, fold.test) for fold in folds] == [
+        (("B1", "C1"), (), ("A1",)),
+        (("A1", "C1"), (), ("B1",)),
+        (("A1", "B1"), (), ("C1",)),
+    ]
+    with pytest.raises(ProtocolError, match="3 are needed: the test, two to train on, each of"):
+        make_folds({"A1": "A", "B1": "A"}, rule=BY_SLIDE, n_teachers=2)
+    with pytest.raises(ProtocolError, match="are of fewer than two patients"):
+        make_folds({"A1": "A", "A2": "A", "B1": "B"}, rule=BY_PATIENT, n_teachers=2)
+
+
+@given(patients=cohorts, rule=st.sampled_from([BY_PATIENT, BY_SLIDE]))
+def test_where_there_are_three_teachers_two_being_enough_changes_nothing(patients, rule):
+    folds = folds_or_none(patients, rule)
+    if folds is not None:
+        assert make_folds(patients, rule=rule, n_teachers=2) == folds
