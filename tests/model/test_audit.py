@@ -79,6 +79,16 @@ def test_a_score_with_the_help_of_other_slides_is_not_reproduced(finished, grown
     assert "something else was seen" in leaks_of(replace(run, scores=scores), grown)["scores"]
 
 
+def test_scores_that_are_left_out_or_undefined_are_not_taken_for_the_same(finished, grown):
+    run, scores = finished.run, finished.run.scores
+    hidden = scores.assign(pcc=scores["pcc"].where(scores["pcc"] != scores["pcc"].min()))
+    assert "something else was seen" in leaks_of(replace(run, scores=hidden), grown)["scores"]
+    fewer = leaks_of(replace(run, scores=scores[1:]), grown)["scores"]
+    assert fewer == "the scores of B2 are not those of the panel's genes"
+    unsaid = lie(run, validation_pcc=float("nan"))
+    assert "but the run says nan" in leaks_of(unsaid, grown)["checkpoint"]
+
+
 def test_a_panel_chosen_with_the_test_slide_is_named(odd, monkeypatch):
     honest = teaching.read_known
     monkeypatch.setattr(
