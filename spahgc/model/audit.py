@@ -13,21 +13,19 @@ from functools import cached_property
 from typing import Final, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from spahgc.errors import MismatchError
-from spahgc.metrics import score_genes
 from spahgc.model.committee import PROGRAMMES, REDUCER
 from spahgc.model.committee_fitting import CommitteeConfig, fit_basis
 from spahgc.model.copies import find_copies
 from spahgc.model.panel_rules import PanelRule
 from spahgc.model.panels import GenePanel
 from spahgc.model.prediction import Predictor, open_predictor
+from spahgc.model.scoring import mean_pcc, score_listed
 from spahgc.model.settings import Settings, settings_of
 from spahgc.model.spots import SlideSpots, expression_of
 from spahgc.model.teaching import choose_genes, choose_programme_genes
-from spahgc.model.training import mean_pcc
 from spahgc.store.cohort import Cohort
 from spahgc.store.runs import Run
 from spahgc.store.splits import BY_PATIENT, UNKNOWN, caveat_of
@@ -227,7 +225,9 @@ def _check_scores(evidence: Evidence) -> Iterator[Finding]:
         if set(stored.index) != set(evidence.run.record.panel):
             leaks.append(f"the scores of {name} are not those of the panel's genes")
             continue
-        again = _scores_again(evidence.predictor, spots).reindex(stored.index)
+        predicted_SG = evidence.predictor.predict(spots)
+        again = score_listed(expression_of(spots), predicted_SG, genes=evidence.run.record.panel)
+        again = again.reindex(stored.index)
         for column in ("pcc", "rmse"):
             # a score that is undefined once is as far off as can be
             one_sided = again[column].isna() != stored[column].isna()
@@ -328,13 +328,6 @@ def _verdict(check: str, leaks: Sequence[str], *, clean: str) -> Finding:
     if leaks:
         return Finding(check=check, verdict="leak", text="; ".join(leaks))
     return Finding(check=check, verdict="clean", text=clean)
-
-
-def _scores_again(predictor: Predictor, spots: SlideSpots) -> pd.DataFrame:
-    measured_SG, predicted_SG = expression_of(spots), predictor.predict(spots)
-    listed_G = np.isfinite(measured_SG).all(axis=0)
-    genes = np.array(predictor.run.record.panel)[listed_G]
-    return score_genes(measured_SG[:, listed_G], predicted_SG[:, listed_G], genes=list(genes))
 
 
 def _mean_pcc(predictor: Predictor, slides: dict[str, SlideSpots]) -> float:

@@ -28,9 +28,10 @@ from spahgc.model.network import NetworkShape, SpaHGC
 from spahgc.model.paper import load_network
 from spahgc.model.programmes import fit_programmes
 from spahgc.model.progress import Advance, Progress
+from spahgc.model.scoring import mean_pcc
 from spahgc.model.spots import SlideSpots, expression_of, wide_of
 from spahgc.model.teaching import TeachingSet
-from spahgc.model.training import Sample, TrainedNetwork, TrainingConfig, mean_pcc, train_network
+from spahgc.model.training import Sample, TrainedNetwork, TrainingConfig, train_network
 from spahgc.store.runs import CURVE_COLUMNS
 
 

@@ -13,7 +13,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spahgc.errors import ProtocolError
-from spahgc.metrics import score_genes
 from spahgc.model.committee_fitting import CommitteeConfig, fit_committee
 from spahgc.model.feature_index import open_feature_index
 from spahgc.model.features import FeatureConfig
@@ -23,6 +22,7 @@ from spahgc.model.network import NetworkShape
 from spahgc.model.panel_rules import PanelRule
 from spahgc.model.paper import fit_paper
 from spahgc.model.progress import Advance
+from spahgc.model.scoring import score_listed
 from spahgc.model.spots import SlideSpots, expression_of
 from spahgc.model.teaching import TeachingSet, gather_teaching
 from spahgc.model.training import TrainingConfig
@@ -254,12 +254,8 @@ def score_slide(
         One row per gene of the panel: ``fold``, ``slide``, ``method``, ``gene`` and the columns
         of `spahgc.metrics.score_genes`; all NaN for a gene the slide's files do not list.
     """
-    measured_SG = expression_of(spots)
-    genes = np.array(teaching.panel.genes)
-    listed_G = np.isfinite(measured_SG).all(axis=0)
-    scores = score_genes(
-        measured_SG[:, listed_G], predicted_SG[:, listed_G], genes=list(genes[listed_G])
-    )
+    genes = teaching.panel.genes
+    scores = score_listed(expression_of(spots), predicted_SG, genes=genes)
     table = scores.reindex(pd.Index(genes, name="gene")).reset_index()
     table.insert(0, "method", method)
     table.insert(0, "slide", spots.name)

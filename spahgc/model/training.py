@@ -5,13 +5,9 @@ Dimension letters in this file:
 T target spots, G genes
 """
 
-import logging
-import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,25 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spahgc.errors import MismatchError
-from spahgc.metrics import score_genes
 from spahgc.model.checkpoints import restore_optimizer
-from spahgc.model.curves import curve_loggers
+from spahgc.model.lightning_trainer import LightningModule, make_trainer, quiet
 from spahgc.model.losses import LossWeights, expression_loss, total_loss
 from spahgc.model.masking import frozen_copy, mask_graph, update_average
 from spahgc.model.network import GraphTensors, NetworkConfig, NetworkShape, SpaHGC
 from spahgc.model.progress import Advance, ignore
 from spahgc.model.resuming import Attempt, begin_attempt, restore_random
+from spahgc.model.scoring import mean_pcc
+from spahgc.model.slide_order import ShuffledSlides, Slides
 from spahgc.model.together import train_together
-from spahgc.torchvision_ops import declare_missing_operators
-
-declare_missing_operators()  # before Lightning, which imports torchvision
-
-import lightning.pytorch as lightning  # noqa: E402
-from lightning.fabric.utilities.exceptions import MisconfigurationException  # noqa: E402
-
-_TALKATIVE: Final = ("lightning.pytorch", "lightning.fabric", "torch.multiprocessing.spawn")
-"""Loggers that tell on the screen what is told better by ourselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +133,9 @@ def train_network(
     task = (samples, held_out, network, config, attempt)
     if config.devices == 1 or (attempt is not None and attempt.is_done):
         return _train(task, advance or ignore)
-    with _quiet():
-        _trainer(replace(config, devices=1))  # a device that is not here is told before they start
+    with quiet():
+        # a device that is not here is told before they start
+        make_trainer(device=config.device, devices=1, max_epochs=config.max_epochs)
         return train_together(_train, task, n_processes=config.devices, advance=advance or ignore)
 
 
@@ -156,7 +144,7 @@ def _train(
     advance: Advance,
 ) -> TrainedNetwork:
     samples, held_out, network_config, config, attempt = task
-    with torch.random.fork_rng(), _quiet():
+    with torch.random.fork_rng(), quiet():
         torch.manual_seed(config.seed)
         lesson = _Lesson(SpaHGC(network_config), config, advance, attempt)
         if attempt is not None:
@@ -164,10 +152,7 @@ def _train(
         if lesson.curve:
             advance(len(lesson.curve))
         if not lesson.is_done:
-            validation = _Slides(held_out) if held_out else None
-            trainer = _trainer(config)
-            slides = _ShuffledSlides(samples, lesson=lesson, rank=trainer.global_rank)
-            trainer.fit(lesson, slides, validation)
+            _teach(lesson, samples, held_out)
     advance(config.max_epochs - len(lesson.curve))
     best = lesson.best
     return TrainedNetwork(
@@ -179,17 +164,25 @@ def _train(
     )
 
 
-def mean_pcc(measured_TG: NDArray[np.float32], predicted_TG: NDArray[np.float32]) -> float:
-    """Give the mean PCC over the genes that have one, 0 where none has."""
-    listed_G = np.isfinite(measured_TG).all(axis=0)
-    genes = [str(column) for column in np.flatnonzero(listed_G)]
-    if not genes:
-        return 0.0
-    scores = score_genes(measured_TG[:, listed_G], predicted_TG[:, listed_G], genes=genes)["pcc"]
-    return float(scores.fillna(0).mean() if scores.isna().all() else scores.mean())
+def _teach(lesson: "_Lesson", samples: Sequence[Sample], held_out: Sequence[Sample]) -> None:
+    config = lesson.config
+    trainer = make_trainer(
+        device=config.device,
+        devices=config.devices,
+        max_epochs=config.max_epochs,
+        uses_all=config.losses.contrast,  # without it, some of the encoder has no part
+    )
+    slides = ShuffledSlides(
+        samples,
+        seed=config.seed,
+        n_epochs_done=lambda: len(lesson.curve),
+        n_processes=config.devices,
+        rank=trainer.global_rank,
+    )
+    trainer.fit(lesson, slides, Slides(held_out) if held_out else None)
 
 
-class _Lesson(lightning.LightningModule):
+class _Lesson(LightningModule):
     """The masked contrastive training of DESIGN §4 as Lightning wants it."""
 
     def __init__(
@@ -299,91 +292,3 @@ class _Lesson(lightning.LightningModule):
         if np.isnan(self.curve[-1]["validation_loss"]):
             return self.curve[-1]
         return min(self.curve, key=lambda row: row["validation_loss"])
-
-
-class _Slides:
-    """Go over slides one by one.
-
-    A torch ``DataLoader`` would do the same, and Lightning would ask it for worker processes.
-    """
-
-    def __init__(self, samples: Sequence[Sample]) -> None:
-        self._samples = samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return iter(self._samples)
-
-
-class _ShuffledSlides(_Slides):
-    """Go over slides in an order that follows from the seed and the epoch.
-
-    It does not follow from how often somebody asked: Lightning asks once more where it begins, so a
-    resumed training would see another order than one that was never interrupted.
-    """
-
-    def __init__(self, samples: Sequence[Sample], *, lesson: _Lesson, rank: int = 0) -> None:
-        super().__init__(samples)
-        self._lesson = lesson
-        self._n_processes = lesson.config.devices
-        self._rank = rank
-
-    def __len__(self) -> int:
-        return math.ceil(len(self._samples) / self._n_processes)
-
-    def __iter__(self) -> Iterator[Sample]:
-        seed = self._lesson.config.seed % 2**32
-        draws = np.random.default_rng([seed, len(self._lesson.curve)])
-        order = draws.permutation(len(self._samples))
-        # every process has as many steps: some slides come twice where they do not divide
-        order = np.resize(order, len(self) * self._n_processes)
-        return iter([self._samples[place] for place in order[self._rank :: self._n_processes]])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's advertisements, and its own use of old torch names, off the screen."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*LeafSpec", module="lightning")
-            warnings.filterwarnings("ignore", message="GPU available but not used")  # as asked
-            warnings.filterwarnings("ignore", message="You defined a `validation_step`")  # the same
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _trainer(config: TrainingConfig) -> lightning.Trainer:
-    strategy = "auto"
-    if config.devices > 1:  # without the contrast, some of the encoder has no part in the loss
-        strategy = "ddp" if config.losses.contrast else "ddp_find_unused_parameters_true"
-    try:
-        return _lightning_trainer(config, strategy)
-    except (MisconfigurationException, ImportError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise MismatchError(
-            f"no {config.devices} × {config.device!r} to train on here ({reason}); give another "
-            "`--device`, or fewer `--devices`"
-        ) from error
-
-
-def _lightning_trainer(config: TrainingConfig, strategy: str) -> lightning.Trainer:
-    return lightning.Trainer(
-        accelerator=config.device,
-        devices=config.devices,
-        strategy=strategy,
-        max_epochs=config.max_epochs,
-        logger=curve_loggers(),
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )

@@ -59,7 +59,7 @@ def test_an_interrupted_training_goes_on_to_the_same_result(
 def test_a_finished_training_is_not_done_again(grown, whole, tmp_path, monkeypatch):
     with keep_checkpoints(Checkpoints(folder=tmp_path)):
         train_fold(grown, fold_of(grown), config=CONFIG)
-        monkeypatch.setattr(training, "_trainer", None)
+        monkeypatch.setattr(training, "make_trainer", None)
         again = train_fold(grown, fold_of(grown), config=CONFIG).run
     one, other = weights_of(again).sort_index(), weights_of(whole).sort_index()
     np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)

@@ -1,7 +1,6 @@
 import os
 import random
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,9 +17,10 @@ from spahgc.model.panel_rules import PanelRule
 from spahgc.model.panels import GenePanel
 from spahgc.model.paper import fit_paper
 from spahgc.model.runs import MODEL, RunConfig, train_fold
+from spahgc.model.scoring import mean_pcc
 from spahgc.model.spots import expression_of
 from spahgc.model.teaching import TeachingSet, gather_teaching
-from spahgc.model.training import TrainingConfig, mean_pcc
+from spahgc.model.training import TrainingConfig
 from spahgc.store.index import open_index
 from spahgc.store.slide import StoredSlide
 from tests.model.conftest import (
@@ -154,31 +154,6 @@ def test_training_says_and_leaves_nothing(teaching, tmp_path, monkeypatch, capfd
     assert caplog.text == ""
 
 
-def test_slides_come_in_an_order_of_their_own_each_epoch_however_often_it_is_asked():
-    def orders(seed):
-        lesson = SimpleNamespace(curve=[], config=TrainingConfig(seed=seed))
-        slides = training._ShuffledSlides(list(range(6)), lesson=lesson)
-        for _ in range(8):
-            first, again = list(slides), list(slides)
-            assert first == again
-            assert sorted(first) == list(range(6))
-            yield first
-            lesson.curve.append({})
-
-    assert len({tuple(order) for order in orders(3)}) > 4
-    assert list(orders(3)) == list(orders(3))
-    assert list(orders(3)) != list(orders(4))
-
-
-def test_several_processes_go_over_all_slides_in_as_many_steps():
-    lesson = SimpleNamespace(curve=[], config=TrainingConfig(devices=2))
-    ranks = [training._ShuffledSlides(list(range(5)), lesson=lesson, rank=rank) for rank in (0, 1)]
-    assert [len(slides) for slides in ranks] == [3, 3]
-    first, second = (list(slides) for slides in ranks)
-    assert set(first) | set(second) == set(range(5))
-    assert len(first) == len(second) == 3
-
-
 def test_a_curve_can_be_watched_in_tensorboard(teaching, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -260,14 +235,6 @@ def test_a_gene_unknown_on_the_validation_slide_is_left_out_there(tmp_path, grow
     predicted_SG = trained.model.predict(spots)
     listed = mean_pcc(spots.expression_SG[:, [0, 2]], predicted_SG[:, [0, 2]])
     assert trained.validation_pcc == pytest.approx(listed)
-
-
-def test_the_mean_correlation_leaves_out_what_has_none():
-    measured_TG = np.array([[0, 1, np.nan, 5], [1, 0, 2, 5], [2, 2, 3, 5]], np.float32)
-    predicted_TG = np.array([[1, 5, 0, 1], [2, 4, 0, 2], [3, 6, 0, 3]], np.float32)
-    assert mean_pcc(measured_TG, predicted_TG) == pytest.approx(1.0)  # of the first two
-    assert mean_pcc(measured_TG[:, 2:], predicted_TG[:, 2:]) == 0
-    assert mean_pcc(measured_TG[:, [2]], predicted_TG[:, [2]]) == 0
 
 
 def test_a_test_slides_expression_is_read_once_and_after_training(grown, monkeypatch):
