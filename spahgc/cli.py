@@ -6,13 +6,14 @@ from spahgc.commands.audit import audit
 from spahgc.commands.demo import demo
 from spahgc.commands.embed import embed
 from spahgc.commands.encoders import encoders
+from spahgc.commands.evaluate import evaluate
 from spahgc.commands.index import index
 from spahgc.commands.ingest import ingest
-from spahgc.commands.model import evaluate, train
 from spahgc.commands.predict import predict
 from spahgc.commands.run import run_group
 from spahgc.commands.screen import PlainErrors
 from spahgc.commands.store import store_group
+from spahgc.commands.train import train
 
 
 @click.group(cls=PlainErrors, context_settings={"help_option_names": ["-h", "--help"]})
