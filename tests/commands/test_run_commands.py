@@ -238,4 +238,8 @@ def test_a_foreign_runs_words_never_reach_the_terminal_raw(runs, trained):
     ):
         shown = spahgc(*arguments).output
         assert is_plain(shown.replace("\n", "")), arguments
+    told = spahgc("audit", odd, exit_code=1)
+    assert all(map(is_plain, told.output.splitlines()))
+    assert told.stderr.splitlines()[-1].startswith("Error: 1 of 1 runs leak: ")
+    forge(odd, panel_rule=ESCAPES)
     assert is_plain(the_error("audit", odd))
