@@ -1,5 +1,6 @@
 """A table of slides, one a row, each with the reader that its platform names."""
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -13,12 +14,15 @@ from spahgc.ingest.readers.h5ad import read_h5ad_slide
 from spahgc.ingest.readers.hest import find_hest, read_hest
 from spahgc.ingest.readers.image import read_image_slide
 from spahgc.ingest.readers.st import StFiles, find_sections, read_st
+from spahgc.ingest.readers.unpacking import MIB, check_file, read_bytes
 from spahgc.ingest.readers.visium import read_visium
 from spahgc.ingest.slides import PendingSlide
 from spahgc.schema import Slide
 
 REQUIRED: Final = ("slide", "platform", "path")
 OPTIONAL: Final = ("image", "spots", "labels", "patient", "section", "tissue", "mpp")
+
+_MOST_TABLE_BYTES: Final = 64 * MIB
 
 Row = Mapping[str, str]
 
@@ -38,9 +42,13 @@ def read_samples(table: Path) -> list[PendingSlide]:
         If the table cannot be read, lacks a column, or has an unknown column, platform or number,
         an empty cell that is needed, or one name twice; the text lists all that is wrong.
     """
+    check_file(table, expected="a CSV table")
     try:
-        rows = pd.read_csv(table, dtype=str, keep_default_na=False).to_dict("records")
-    except (OSError, ValueError) as error:
+        content = io.BytesIO(read_bytes(table, most=_MOST_TABLE_BYTES))
+        rows = pd.read_csv(content, dtype=str, keep_default_na=False).to_dict("records")
+    except SlideFormatError:
+        raise
+    except ValueError as error:
         raise SlideFormatError(f"{table} cannot be read as CSV: {error}") from error
     samples: list[Row] = [{str(k): str(v).strip() for k, v in row.items()} for row in rows]
     problems = _problems(samples)

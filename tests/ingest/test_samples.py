@@ -68,5 +68,5 @@ def test_all_that_is_wrong_with_a_table_is_said_at_once(tmp_path):
 
 
 def test_a_missing_table_is_named(tmp_path):
-    with pytest.raises(SlideFormatError, match=r"none\.csv cannot be read"):
+    with pytest.raises(SlideFormatError, match=r"none\.csv does not exist"):
         read_samples(tmp_path / "none.csv")

@@ -4,6 +4,7 @@ Letters: S spots, G genes, N stored counts.
 """
 
 import warnings
+from pathlib import Path
 from textwrap import shorten
 from typing import Any, Final, cast
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse, vstack
 
 from spahgc.errors import SlideFormatError
+from spahgc.ingest.readers.unpacking import check_stored
 from spahgc.schema import Finding
 
 _TOO_LARGE: Final = 2.0**32  # exact in every float type, as the largest uint32 is not
@@ -28,8 +30,10 @@ def read_element(element: Any) -> Any:  # noqa: ANN401  whatever the file holds 
     Raises
     ------
     SlideFormatError
-        If it is damaged, or of a kind that this anndata does not know.
+        If it is damaged, claims more than the file can hold, or is of a kind that this anndata
+        does not know.
     """
+    check_stored(Path(element.file.filename), element)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OldFormatWarning)  # old files are welcome
@@ -92,25 +96,37 @@ def find_counts(
     return taken, file["raw"] if taken == "raw/X" else file
 
 
-def read_counts(file: h5py.File, place: str) -> csr_matrix:
+def read_counts(file: h5py.File, place: str, *, n_spots: int, n_genes: int) -> csr_matrix:
     """Read one matrix as (S, G) uint32, without ever holding it dense.
 
     Raises
     ------
     SlideFormatError
-        If it holds anything but counts.
+        If it holds anything but counts, or has another shape.
     """
     element = file[place]
     if isinstance(element, h5py.Dataset):
+        _check_shape(file, place, element.shape, (n_spots, n_genes))
         return _read_dense(element)
     matrix = read_element(element)
     if not issparse(matrix):
         raise SlideFormatError(f"{file.filename}: {place} is no matrix, expected spots × genes")
     sparse = cast("csr_matrix", matrix)
+    _check_shape(file, place, sparse.shape, (n_spots, n_genes))
     sparse.check_format(full_check=True)
     counts = csr_matrix(sparse)
     counts.data = _whole_numbers(element, counts.data)
     return _tidy(counts)
+
+
+def _check_shape(
+    file: h5py.File, place: str, found: tuple[int, ...], expected: tuple[int, int]
+) -> None:
+    if found != expected:
+        raise SlideFormatError(
+            f"{file.filename}: {place} is {' x '.join(map(str, found))}, expected {expected[0]} "
+            f"spots x {expected[1]} genes as obs and var list"
+        )
 
 
 def _listed(names: list[str]) -> str:
@@ -121,7 +137,7 @@ def _first_strange(element: Any) -> float | None:  # noqa: ANN401  h5py is untyp
     """Return a value near the start of a matrix that is no count."""
     if isinstance(element, h5py.Dataset):
         rows = max(1, _PEEKED // max(1, element.shape[-1])) if element.ndim == 2 else 0
-        values_N = np.ravel(element[:rows])
+        values_N = np.ravel(element[:rows, :_PEEKED]) if rows else np.empty(0)
     else:
         values_N = element["data"][:_PEEKED]
     strange_N = values_N[~_is_count(values_N)]
@@ -144,16 +160,9 @@ def _whole_numbers(element: Any, values_N: NDArray[Any]) -> NDArray[np.uint32]: 
 
 
 def _read_dense(element: h5py.Dataset) -> csr_matrix:
-    if element.ndim != 2:
-        raise SlideFormatError(
-            f"{element.file.filename}: {element.name.lstrip('/')} has {element.ndim} dimensions, "
-            "expected spots × genes"
-        )
     rows = max(1, _BLOCK_VALUES // max(1, element.shape[1]))
     starts = range(0, element.shape[0], rows)
     parts = [csr_matrix(_whole_numbers(element, element[at : at + rows])) for at in starts]
-    if not parts:
-        return csr_matrix(np.zeros((0, element.shape[1]), np.uint32))
     return _tidy(csr_matrix(vstack(parts, format="csr", dtype=np.uint32)))
 
 

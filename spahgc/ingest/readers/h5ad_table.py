@@ -18,13 +18,9 @@ from pandas.api.types import is_bool_dtype, is_complex_dtype, is_numeric_dtype
 from scipy.sparse import csr_matrix
 
 from spahgc.errors import SlideFormatError, SpahgcError
-from spahgc.ingest.readers.genes import (
-    DuplicateRule,
-    ResolvedGenes,
-    resolve_duplicates,
-    strip_versions,
-)
+from spahgc.ingest.readers.genes import DuplicateRule, resolve_duplicates, strip_versions
 from spahgc.ingest.readers.h5ad_counts import find_counts, read_counts, read_element
+from spahgc.ingest.readers.unpacking import check_file
 from spahgc.schema import Finding, Thumbnail
 
 _CENTERS: Final = ("spatial", "X_spatial")
@@ -89,13 +85,11 @@ def read_spot_table(
         spots = _read_spots(path, file, findings)
         centers_S2 = _read_centers(path, file, n_spots=len(spots))
         place, owner = find_counts(file, counts_layer, findings)
-        resolved = _read_genes(path, file, place, owner, duplicate_genes, findings)
+        counts, genes = _read_genes(file, place, owner, n_spots=len(spots), findings=findings)
         scale_factors, thumbnails = _read_spatial(path, file, spots, findings)
-    if resolved.counts.shape[0] != len(spots) or not len(spots):
-        raise SlideFormatError(
-            f"{path}: found {resolved.counts.shape[0]} rows of counts and {len(spots)} spots, "
-            "expected one row per spot"
-        )
+    genes, stripped = strip_versions(genes)
+    resolved = resolve_duplicates(counts, genes, rule=duplicate_genes)
+    findings.extend([*stripped, *resolved.findings])
     return SpotTable(
         spots=spots,
         centers=centers_S2,
@@ -108,7 +102,9 @@ def read_spot_table(
 
 
 def _read_spots(path: Path, file: h5py.File, findings: list[Finding]) -> pd.DataFrame:
-    table = _read_table(path, file, "obs")
+    table = _read_table(file, "obs")
+    if not len(table):
+        raise SlideFormatError(f"{path}: found no spot in obs, expected one row per spot")
     names = table.index.astype(str)
     if names.has_duplicates:
         raise SlideFormatError(
@@ -126,12 +122,12 @@ def _read_spots(path: Path, file: h5py.File, findings: list[Finding]) -> pd.Data
     return _with_vendor_flags(spots, findings)
 
 
-def _read_table(path: Path, owner: h5py.Group, name: str) -> pd.DataFrame:
+def _read_table(owner: h5py.Group, name: str) -> pd.DataFrame:
     table = read_element(owner[name])
     if not isinstance(table, pd.DataFrame):
         raise SlideFormatError(
-            f"{path}: {name} is no table of today's AnnData; open the file with a current anndata "
-            "and write it again"
+            f"{owner.file.filename}: {name} is no table of today's AnnData; open the file with a "
+            "current anndata and write it again"
         )
     return table
 
@@ -191,19 +187,11 @@ def _read_centers(path: Path, file: h5py.File, *, n_spots: int) -> NDArray[np.fl
 
 
 def _read_genes(
-    path: Path,
-    file: h5py.File,
-    place: str,
-    owner: h5py.Group,
-    rule: DuplicateRule,
-    findings: list[Finding],
-) -> ResolvedGenes:
-    table = _read_table(path, owner, "var")
-    counts = read_counts(file, place)
-    if counts.shape[1] != len(table):
-        raise SlideFormatError(
-            f"{path}: {place} has {counts.shape[1]} columns, expected {len(table)}, one per gene"
-        )
+    file: h5py.File, place: str, owner: h5py.Group, *, n_spots: int, findings: list[Finding]
+) -> tuple[csr_matrix, pd.DataFrame]:
+    """Return raw counts and the genes' symbols by id, of which each may repeat."""
+    table = _read_table(owner, "var")
+    counts = read_counts(file, place, n_spots=n_spots, n_genes=len(table))
     types = next((table[name] for name in _FEATURE_TYPES if name in table), None)
     if types is not None and (types == _GENE_EXPRESSION).any():
         is_gene_G = (types == _GENE_EXPRESSION).to_numpy()
@@ -211,10 +199,7 @@ def _read_genes(
             text = f"{(~is_gene_G).sum()} features that are not of type {_GENE_EXPRESSION} left out"
             findings.append(Finding(kind="check", text=text))
             table, counts = table[is_gene_G], csr_matrix(counts[:, np.flatnonzero(is_gene_G)])
-    genes, stripped = strip_versions(_named_genes(table))
-    resolved = resolve_duplicates(counts, genes, rule=rule)
-    findings.extend([*stripped, *resolved.findings])
-    return resolved
+    return counts, _named_genes(table)
 
 
 def _named_genes(table: pd.DataFrame) -> pd.DataFrame:
@@ -273,9 +258,7 @@ def _thumbnail(element: Any, scale: float | None) -> Thumbnail | None:  # noqa: 
 
 @contextmanager
 def _as_format_errors(path: Path) -> Iterator[None]:
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise SlideFormatError(f"{path} {found}, expected an h5ad file")
+    check_file(path, expected="an h5ad file")
     try:
         yield
     except SpahgcError:

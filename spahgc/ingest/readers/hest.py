@@ -23,10 +23,12 @@ from spahgc.ingest.readers.genes import DuplicateRule
 from spahgc.ingest.readers.h5ad_table import SpotTable, read_spot_table
 from spahgc.ingest.readers.overlay import check_overlay, thumbnails
 from spahgc.ingest.readers.scales import agreed_scales, lattice_scale
+from spahgc.ingest.readers.unpacking import MIB, read_bytes
 from spahgc.ingest.slide_image import SlideImage
 from spahgc.schema import Finding, Slide
 
 _IMAGE_SUFFIXES: Final = (".tif", ".tiff", ".svs")
+_MOST_METADATA_BYTES: Final = MIB
 _PITCH: Final = "inter_spot_dist"
 _EMBEDDED: Final = "metadata_embedded"
 _SPOT_SCALE: Final = "spot_diameter"
@@ -165,8 +167,10 @@ def _read_metadata(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        facts = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        facts = json.loads(read_bytes(path, most=_MOST_METADATA_BYTES).decode("utf-8-sig"))
+    except SlideFormatError:
+        raise
+    except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise SlideFormatError(f"{path}: found {reason}, expected metadata in JSON") from error
     if not isinstance(facts, dict):

@@ -4,7 +4,7 @@ Letters: S spots, G genes, N cells of the counts, row by row.
 """
 
 import csv
-import gzip
+import io
 import re
 import zlib
 from collections.abc import Iterator
@@ -12,16 +12,17 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, BinaryIO, Final, NamedTuple, TextIO, cast
+from typing import Any, Final, NamedTuple, TextIO, cast
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
-from scipy.sparse import csc_matrix, csr_matrix
+from scipy.sparse import csc_matrix, csr_matrix, vstack
 
 from spahgc.errors import SlideFormatError, SpahgcError
+from spahgc.ingest.readers.unpacking import MIB, check_file, open_bytes
 
 PIXELS: Final = ["pixel_x", "pixel_y"]
 """Columns of a spots file that hold spot centers."""
@@ -29,7 +30,10 @@ PIXELS: Final = ["pixel_x", "pixel_y"]
 _LARGEST_COUNT: Final = np.iinfo(np.uint32).max
 _SPOT_ID: Final = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*x\s*(-?\d+(?:\.\d+)?)\s*")
 _TAB_TO_LINE_END: Final = bytes.maketrans(b"\t", b"\n")
-_BLOCK_BYTES: Final = 1 << 26  # a row of many thousand genes must fit into one block
+_BLOCK_BYTES: Final = 64 * MIB  # a row of many thousand genes must fit into one block
+_ROWS_BYTES: Final = 16 * MIB
+_MOST_COUNT_BYTES: Final = 512 * MIB  # 1,000 spots of 20,000 genes take 40
+_MOST_TABLE_BYTES: Final = 64 * MIB  # 1,000 spots take 0.05
 
 
 class StCounts(NamedTuple):
@@ -117,7 +121,7 @@ def array_of(ids: pd.Index) -> pd.DataFrame:
 
 
 def _read_gene_names(path: Path) -> list[str]:
-    with _opened_text(path) as lines:
+    with _opened_text(path, most=_MOST_COUNT_BYTES) as lines:
         rows = list(islice(csv.reader(lines, delimiter="\t"), 2))
     if not rows:
         raise SlideFormatError(f"{path} is empty, expected genes in columns and spots in rows")
@@ -138,22 +142,31 @@ def _read_gene_names(path: Path) -> list[str]:
 
 def _read_plain(path: Path, genes: list[str]) -> StCounts | None:
     """Read a table whose cells are all plain counts; None leaves it to a reader that explains."""
-    with _opened_bytes(path) as file:
-        lines = [line for line in file.read().splitlines()[1:] if line]
-    ids, rows = [], []
-    for line in lines:
-        spot, _, row = line.partition(b"\t")
-        ids.append(spot.decode().strip('"'))
-        rows.append(row)
-    if not rows or any(row.count(b"\t") != len(genes) - 1 for row in rows):
-        return None
-    count_N = _read_one_column(b"\n".join(rows).translate(_TAB_TO_LINE_END))
-    if count_N is None or len(count_N) != len(rows) * len(genes):
+    ids: list[str] = []
+    blocks: list[csr_matrix] = []
+    with open_bytes(path, most=_MOST_COUNT_BYTES) as file:
+        file.readline()
+        while lines := file.readlines(_ROWS_BYTES):
+            cells = [line.partition(b"\t") for text in lines if (line := text.rstrip(b"\r\n"))]
+            ids.extend(spot.decode().strip('"') for spot, _, _ in cells)
+            block = _plain_rows([row for _, _, row in cells], n_genes=len(genes))
+            if block is None:
+                return None
+            blocks.append(block)
+    if not ids:
         return None
     written = pd.Series(ids)
     written.index = _normalised(path, written)
-    matrix = _to_rows(count_N, n_genes=len(genes))
-    return StCounts(written, matrix, pd.Index(genes, dtype=object))
+    return StCounts(written, csr_matrix(vstack(blocks)), pd.Index(genes, dtype=object))
+
+
+def _plain_rows(rows: list[bytes], *, n_genes: int) -> csr_matrix | None:
+    if any(row.count(b"\t") != n_genes - 1 for row in rows):
+        return None
+    count_N = _read_one_column(b"\n".join(rows).translate(_TAB_TO_LINE_END))
+    if count_N is None or len(count_N) != len(rows) * n_genes:
+        return None
+    return _to_rows(count_N, n_genes=n_genes)
 
 
 def _to_rows(count_N: NDArray[np.uint32], *, n_genes: int) -> csr_matrix:
@@ -180,9 +193,8 @@ def _read_one_column(cells: bytes) -> NDArray[np.uint32] | None:
 
 
 def _read_columns(path: Path, *, n_columns: int) -> Any:  # noqa: ANN401  pyarrow is untyped
-    compression = "gzip" if _is_gzipped(path) else None
     names = [str(number) for number in range(n_columns)]  # gene names may repeat
-    with pa.input_stream(path, compression=compression) as stream:
+    with open_bytes(path, most=_MOST_COUNT_BYTES) as stream:
         return pyarrow.csv.read_csv(
             stream,
             read_options=pyarrow.csv.ReadOptions(
@@ -239,7 +251,7 @@ def _spot_ids(x: "pd.Series[float]", y: "pd.Series[float]") -> pd.Index:
 
 
 def _read_frame(path: Path, needed: list[str]) -> pd.DataFrame:
-    with _as_format_errors(path), _opened_text(path) as lines:
+    with _as_format_errors(path), _opened_text(path, most=_MOST_TABLE_BYTES) as lines:
         frame = pd.read_csv(lines, sep="\t", dtype=str)
     missing = [name for name in needed if name not in frame]
     if missing:
@@ -263,27 +275,16 @@ def _numbers(path: Path, column: "pd.Series[str]", *, may_miss: bool = False) ->
     return numbers
 
 
-def _is_gzipped(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
-
-
-def _opened_bytes(path: Path) -> BinaryIO:
-    return cast("BinaryIO", (gzip.open if _is_gzipped(path) else open)(path, "rb"))
-
-
-def _opened_text(path: Path) -> TextIO:
-    opener = gzip.open if _is_gzipped(path) else open
-    return cast("TextIO", opener(path, "rt", encoding="utf-8-sig", newline=""))
+@contextmanager
+def _opened_text(path: Path, *, most: int) -> Iterator[TextIO]:
+    with open_bytes(path, most=most) as file:
+        yield io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
 
 
 @contextmanager
 def _as_format_errors(path: Path) -> Iterator[None]:
     try:
-        if not path.is_file():
-            missing = "is a link that leads nowhere" if path.is_symlink() else "does not exist"
-            found = "is a folder" if path.is_dir() else missing
-            raise SlideFormatError(f"{path} {found}, expected a table")
+        check_file(path, expected="a table")
         yield
     except SpahgcError:
         raise

@@ -1,8 +1,6 @@
-"""What lies in a Visium folder: listed, matched by name, and read whole."""
+"""What lies in a Visium folder: listed, and matched by name."""
 
-import gzip
 import re
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -82,25 +80,6 @@ def tell_file(
     if left := ", ".join(_shown(other, root) for other in others):
         text += f" (left aside: {left})"
     findings.append(Finding(kind="file", text=text))
-
-
-def read_bytes(path: Path) -> bytes:
-    """Read a file, unzipped where it is gzipped, whatever its name.
-
-    Raises
-    ------
-    SlideFormatError
-        If the file cannot be read or breaks off.
-    """
-    try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
-    except (OSError, EOFError, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise SlideFormatError(
-            f"{path}: found a file that cannot be read ({reason}), expected a whole one; copy it "
-            "again from where it came"
-        ) from error
 
 
 def _matches(folder: Path, pattern: str) -> list[Path]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spahgc.errors import SlideFormatError
+from spahgc.ingest.readers.unpacking import check_stored
 
 _BLOCK: Final = 1 << 22  # stored counts read at once
 _LARGEST_COUNT: Final = np.iinfo(np.uint32).max
@@ -56,6 +57,7 @@ def read_h5(path: Path, *, genome: str | None) -> RawMatrix:
         If a part of the file is missing or cannot be read.
     """
     with h5py.File(path, "r") as file:
+        check_stored(path, file)
         if "matrix" in file:
             group = file["matrix"]
             is_probes = "gene_id" in group["features"] or "probe_region" in group["features"]
@@ -164,7 +166,7 @@ def _read_csr(path: Path, group: Any, shape: tuple[int, int]) -> csr_matrix:  # 
     is_sound = (
         len(indptr) == shape[0] + 1
         and indptr[0] == 0
-        and indptr[-1] == len(data) == len(indices)
+        and indptr[-1] == len(data) == len(indices) <= shape[0] * shape[1]
         and bool((np.diff(indptr.astype(np.int64)) >= 0).all())
     )
     if not is_sound:

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spahgc.errors import SlideFormatError
-from spahgc.ingest.readers.visium_folders import read_bytes
+from spahgc.ingest.readers.unpacking import MIB, read_bytes
 from spahgc.ingest.slide_image import SlideImage
 from spahgc.schema import Finding, Thumbnail
 
 _THUMBNAIL_PX: Final = {"hires": 2000, "lowres": 600}
 _LARGEST_THUMBNAIL_PX: Final = 50_000_000
+_MOST_PICTURE_BYTES: Final = 256 * MIB
+_MOST_SCALE_FACTOR_BYTES: Final = MIB
 _SCALE_FACTORS: Final = (
     "spot_diameter_fullres",
     "tissue_hires_scalef",
@@ -43,9 +45,10 @@ def read_scale_factors(path: Path | None) -> dict[str, float]:
     """
     if path is None:
         return {}
+    content = read_bytes(path, most=_MOST_SCALE_FACTOR_BYTES)
     try:
-        factors: Any = json.loads(read_bytes(path))
-    except ValueError as error:
+        factors: Any = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise SlideFormatError(f"{path}: found no JSON ({error}), expected an object") from error
     if not isinstance(factors, dict):
         raise SlideFormatError(f"{path}: found a {type(factors).__name__}, expected an object")
@@ -97,8 +100,9 @@ def complete_thumbnails(
 
 
 def _read_small_image(path: Path) -> NDArray[np.uint8]:
+    content = read_bytes(path, most=_MOST_PICTURE_BYTES)
     try:
-        with Image.open(io.BytesIO(read_bytes(path)), formats=["PNG"]) as picture:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
             if picture.width * picture.height > _LARGEST_THUMBNAIL_PX:
                 raise SlideFormatError(
                     f"{path} has {picture.width} x {picture.height} px, expected a small picture"

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spahgc.errors import SlideFormatError
-from spahgc.ingest.readers.visium_folders import read_bytes
+from spahgc.ingest.readers.unpacking import MIB, read_bytes
 
 COLUMNS: Final = (
     "barcode",
@@ -27,6 +27,9 @@ COLUMNS: Final = (
 """The order that every version of Space Ranger writes, with a header or without."""
 
 _MOST_COLUMNS: Final = 1_000_000
+_MOST_CSV_BYTES: Final = 128 * MIB  # 4,992 spots take 0.3 MiB, a million bins 60
+_MOST_PARQUET_BYTES: Final = 1024 * MIB
+_MOST_BINS: Final = 20_000_000  # 11 million of 2 µm lie on a Visium HD slide
 
 
 def read_visium_positions(path: Path) -> pd.DataFrame:
@@ -62,27 +65,37 @@ def read_visium_positions(path: Path) -> pd.DataFrame:
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
+    content = read_bytes(path, most=_MOST_PARQUET_BYTES)
     try:
-        table = pq.read_table(io.BytesIO(read_bytes(path)))
+        file = pq.ParquetFile(io.BytesIO(content))
+        _check_parquet(path, file)
+        frame = file.read(list(COLUMNS)).to_pandas()
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise SlideFormatError(
             f"{path}: found a file that cannot be read ({reason}), expected a parquet table; copy "
             "it again from where it came"
         ) from error
-    missing = [name for name in COLUMNS if name not in table.column_names]
-    if missing:
-        raise SlideFormatError(
-            f"{path}: found the columns {', '.join(table.column_names)}, expected "
-            f"{', '.join(missing)} too"
-        )
-    if not table.num_rows:
-        raise SlideFormatError(f"{path}: found no spot, expected one row for each")
-    frame = table.select(list(COLUMNS)).to_pandas()
     kind = pd.api.types.infer_dtype(frame["barcode"], skipna=False)
     if kind != "string":
         raise SlideFormatError(f"{path}: found barcodes of type {kind}, expected texts")
     return frame
+
+
+def _check_parquet(path: Path, file: pq.ParquetFile) -> None:
+    names, n_rows = file.schema_arrow.names, file.metadata.num_rows
+    missing = [name for name in COLUMNS if name not in names]
+    if missing:
+        raise SlideFormatError(
+            f"{path}: found the columns {', '.join(names)}, expected {', '.join(missing)} too"
+        )
+    if not n_rows:
+        raise SlideFormatError(f"{path}: found no spot, expected one row for each")
+    if n_rows > _MOST_BINS:
+        raise SlideFormatError(
+            f"{path}: found {n_rows} rows, expected at most {_MOST_BINS}, one for each spot; copy "
+            "it again from where it came"
+        )
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -91,7 +104,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 def _read_rows(path: Path) -> list[list[str]]:
     try:
-        lines = read_bytes(path).decode("utf-8-sig").splitlines()
+        lines = read_bytes(path, most=_MOST_CSV_BYTES).decode("utf-8-sig").splitlines()
         rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise SlideFormatError(f"{path}: found no text ({error}), expected a CSV table") from error

@@ -361,6 +361,14 @@ def repeat_names(path):
         file["obs/_index"][1] = file["obs/_index"][0]
 
 
+def claim(path, part, shape):
+    with h5py.File(path, "a") as file:
+        attributes = dict(file[part].attrs) if isinstance(file[part], h5py.Dataset) else {}
+        del file[part]
+        chunks = (2**8,) * len(shape)
+        file.create_dataset(part, shape, "f4", chunks=chunks).attrs.update(attributes)
+
+
 BAD_FILES = {
     "empty": (lambda path: path.write_bytes(b""), "cannot be read.*expected an h5ad file"),
     "text": (lambda path: path.write_text("a,b\n" * 99), "cannot be read"),
@@ -375,6 +383,15 @@ BAD_FILES = {
         replace_with("obsm/spatial", np.full((30, 2), np.nan)),
         "30 of 30 spots have no place in obsm/spatial",
     ),
+    "X of 4 GiB that are not there": (
+        lambda path: claim(path, "X", (2**15, 2**15)),
+        "X is 32768 x 32768, expected 30 spots x 3 genes",
+    ),
+    "a column of 4 GiB that are not there": (
+        lambda path: claim(path, "obs/in_tissue", (2**30,)),
+        "obs/in_tissue claims 4096 MiB, expected at most 256 MiB in a file of its size",
+    ),
+    "no spots": (lambda path: write(build()[:0].copy(), path), "found no spot in obs"),
     "wrong indices": (replace_with("X/indices", np.full(3, 99, np.int32)), "X|cannot be read"),
     "old table": (
         replace_with("var", np.zeros(3, [("index", "S4")])),

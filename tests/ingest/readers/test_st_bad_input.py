@@ -214,6 +214,11 @@ CASES = [
         replaced(COUNTS, by_loop),
         refused=COUNTS_FILE + " is a link that leads nowhere, expected a table",
     ),
+    Case(
+        "spots of far more text than their file",
+        in_bytes(SPOTS, lambda b: gzip.compress(b.splitlines()[0] + b"\n1\t2" * 2**24, 1)),
+        refused=SPOTS_FILE + ": found more than 64 MiB once unzipped",
+    ),
     Case("counts twice", counts_twice, refused=r"found A1\.tsv, A1\.tsv\.gz, expected only one"),
     # its text
     Case("a byte order mark", in_text(COUNTS, lambda text: "\ufeff" + text)),

@@ -46,6 +46,8 @@ def build_truth():
 
 
 TRUTH = build_truth()
+BANNER = b"%%MatrixMarket matrix coordinate integer general\n"
+COMMENT = b"%" * 1023 + b"\n"
 Options = dict[str, object] | None
 
 
@@ -147,6 +149,25 @@ def first_count(value):
         return values
 
     return dataset("data", change)
+
+
+def bomb(path, n_mib, *, line, first=b""):
+    """Put a file there that unpacks to many MiB."""
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(first)
+        for _ in range(n_mib):
+            file.write(line * (2**20 // len(line) + 1))
+
+
+def large_claim(name):
+    """Let a dataset of the counts claim 4 GiB of which none is written."""
+
+    def damage(folder):
+        with h5py.File(h5(folder), "r+") as file:
+            del file[f"matrix/{name}"]
+            file.create_dataset(f"matrix/{name}", (2**30,), "i4", chunks=(2**16,))
+
+    return damage
 
 
 def replaced_by_folder(name):
@@ -458,6 +479,14 @@ CASES = [
         dataset("indices", lambda genes: genes + 2**33),
         refused=COUNTS + ": its data, indices and indptr do not fit",
     ),
+    *(
+        Case(
+            f"{name} of 4 GiB that are not there",
+            large_claim(name),
+            refused=COUNTS + f": matrix/{name} claims 4096 MiB, expected at most 256 MiB",
+        )
+        for name in ("data", "indptr")
+    ),
     Case(
         "a folder for counts",
         replaced_by_folder(COUNTS.replace("\\", "")),
@@ -510,7 +539,7 @@ CASES = [
     Case(
         "a shape line with too few genes",
         unzipped("matrix.mtx", lambda text: shape_line(text, "2 14")),
-        refused=r"matrix\.mtx\.gz: found a file that cannot be read",
+        refused=r"matrix\.mtx\.gz: found 2 x 14, expected 4 features x 14 barcodes",
         matrix="mtx",
     ),
     Case(
@@ -571,7 +600,30 @@ CASES = [
         unzipped("barcodes.tsv", lambda text: text.replace("\n", "\r\n")),
         matrix="mtx",
     ),
+    Case(
+        "a matrix of far more text than its file",
+        lambda folder: bomb(mtx(folder, "matrix.mtx"), 65, first=BANNER, line=COMMENT),
+        refused=r"matrix\.mtx\.gz: found more than 64 MiB once unzipped.*`gunzip --keep matrix",
+        matrix="mtx",
+    ),
+    Case(
+        "a shape line with more counts than the file can hold",
+        unzipped("matrix.mtx", lambda text: shape_line(text, "4 14 99999999")),
+        refused=r"matrix\.mtx\.gz: its header announces 99999999 counts, expected at most",
+        matrix="mtx",
+    ),
+    Case(
+        "features of far more text than their file",
+        lambda folder: bomb(mtx(folder, "features.tsv"), 65, line=b"ENSG1\tA\tB\n"),
+        refused=r"features\.tsv\.gz: found more than 64 MiB once unzipped",
+        matrix="mtx",
+    ),
     # scale factors
+    Case(
+        "JSON of far more text than its file",
+        lambda folder: bomb(spatial(folder, "scalefactors_json.json"), 2, line=b" "),
+        refused=r"scalefactors_json\.json: found more than 1 MiB once unzipped",
+    ),
     Case("JSON cut short", bytes_of("spatial/scalefactors_json.json", cut), refused="no JSON"),
     Case(
         "zero bytes of JSON", bytes_of("spatial/scalefactors_json.json", empty), refused="no JSON"
