@@ -18,6 +18,7 @@ from pandas.api.types import is_bool_dtype, is_complex_dtype, is_numeric_dtype
 from scipy.sparse import csr_matrix
 
 from spahgc.errors import SlideFormatError, SpahgcError
+from spahgc.ingest.readers.exported import Exported, read_exported
 from spahgc.ingest.readers.genes import DuplicateRule, resolve_duplicates, strip_versions
 from spahgc.ingest.readers.h5ad_counts import find_counts, read_counts, read_element
 from spahgc.ingest.readers.unpacking import check_file
@@ -56,6 +57,9 @@ class SpotTable:
     scale_factors: dict[str, float]
     """As the file has them, for example ``spot_diameter_fullres``."""
 
+    exported: Exported
+    """What `spahgc store export` wrote of the slide, where it made the file."""
+
     thumbnails: dict[str, Thumbnail]
     """Small pictures that the file holds."""
 
@@ -87,6 +91,7 @@ def read_spot_table(
         place, owner = find_counts(file, counts_layer, findings)
         counts, genes = _read_genes(file, place, owner, n_spots=len(spots), findings=findings)
         scale_factors, thumbnails = _read_spatial(path, file, spots, findings)
+        exported = read_exported(file, findings)
     genes, stripped = strip_versions(genes)
     resolved = resolve_duplicates(counts, genes, rule=duplicate_genes)
     findings.extend([*stripped, *resolved.findings])
@@ -96,6 +101,7 @@ def read_spot_table(
         counts=resolved.counts,
         genes=resolved.genes,
         scale_factors=scale_factors,
+        exported=exported,
         thumbnails=thumbnails,
         findings=tuple(findings),
     )
