@@ -51,10 +51,13 @@ bench: $(READY)
 	$(if $(HER2ST),$(BIN)/python benchmarks/flagged_spots.py $(HER2ST))
 	$(if $(VISIUM),$(BIN)/python benchmarks/ingest_visium.py $(VISIUM))
 
-# 200 kills of five operations on a folder and 50 in a bucket, 40 of the whole command, 300 damages
+# kills of each of five operations on a folder, a quarter as many in a bucket, as many of the whole
+# command; a line each, and fewer where asked: make soak KILLS=3 DAMAGES=20
+KILLS ?= 40
+DAMAGES ?= 300
 soak: $(READY)
-	SPAHGC_KILLS=40 SPAHGC_DAMAGES=300 $(BIN)/python -m pytest \
-		tests/test_killed.py tests/store/test_crashes.py tests/store/test_corruption.py
+	SPAHGC_KILLS=$(KILLS) SPAHGC_DAMAGES=$(DAMAGES) $(BIN)/python -m pytest --verbose --durations 5 \
+		tests/store/test_corruption.py tests/store/test_crashes.py tests/test_killed.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

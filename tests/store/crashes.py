@@ -22,6 +22,8 @@ from tests.conftest import build_slide
 
 N_SPOTS = 5000  # two shards of an embedding
 NOTHING_IS_SPARED = timedelta(seconds=-5)
+LONGEST_SECONDS = 120
+"""Of one operation, however slow the machine; more is a hang."""
 OLD, NEW = 0, 7
 """Seeds of the two versions of a slide."""
 
@@ -104,12 +106,14 @@ def run(operation: str, place: str, other: str, *, kill_after: float | None = No
     process = context.Process(target=_work, args=(operation, place, other, environment, theirs))
     process.start()
     theirs.close()  # else nobody would hear of a process that dies at once
+    assert ours.poll(LONGEST_SECONDS), f"{operation} did not begin"
     assert ours.recv() == "begun"
     began = time.perf_counter()
-    process.join(kill_after)
+    process.join(LONGEST_SECONDS if kill_after is None else kill_after)
     if process.exitcode is None:
         process.kill()
         process.join()
+        assert kill_after is not None, f"{operation} hung"
     elif process.exitcode:
         raise AssertionError(f"{operation} failed")
     return time.perf_counter() - began
