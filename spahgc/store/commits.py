@@ -2,26 +2,22 @@
 
 import getpass
 import json
-import re
 import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, Self
 
-from spahgc.errors import CommitConflictError, DamagedStoreError, StoreError
+from spahgc.errors import CommitConflictError, DamagedStoreError
 from spahgc.store import layout
+from spahgc.store.blobs import Blobs
 from spahgc.store.entries import Catalogue, PageRecord, SlideEntry, catalogue_of
-from spahgc.store.locations.location import Location
 
 ATTEMPTS = 100
 """How often a commit is tried again when others commit at the same moment."""
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _PLAIN = ("number", "message", "made_at", "made_by", "unique")
 
 
@@ -96,41 +92,11 @@ class Commit:
         return _spell({**document, "digest": _digest(_spell(document))})
 
 
-class Store:
-    """A store, opened: its newest commit, and the one door through which it changes."""
+class Store(Blobs):
+    """A store, opened: its newest commit, and the one door through which it changes.
 
-    def __init__(self, location: Location, *, is_single_writer: bool = False) -> None:
-        """Use `spahgc.store.opening.open_store` or `spahgc.store.opening.create_store`."""
-        self.location = location
-        self.is_single_writer = is_single_writer
-
-    @property
-    def where(self) -> str:
-        """The location as the user names it."""
-        return self.location.where
-
-    @property
-    def path(self) -> Path:
-        """The folder of a store on this machine.
-
-        Raises
-        ------
-        StoreError
-            If it lies elsewhere.
-        """
-        if self.location.folder is None:
-            raise StoreError(f"{self.where} is no folder of this machine")
-        return self.location.folder
-
-    def path_of(self, key: str) -> Path:
-        """Give the path of a key of a store on this machine.
-
-        Raises
-        ------
-        StoreError
-            If the store lies elsewhere, or a link leads out of it.
-        """
-        return self.location.path_of(key)
+    `spahgc.store.opening.open_store` and `spahgc.store.opening.create_store` make one.
+    """
 
     @property
     def head(self) -> Commit:
@@ -188,7 +154,7 @@ class Store:
                 unique=uuid.uuid4().hex,
             )
             pages = made.catalogue.write(lambda page: self.put_document(layout.page_key, page))
-            if self._put_if_absent(layout.commit_key(made.number), made.serialise(pages)):
+            if self.put_if_absent(layout.commit_key(made.number), made.serialise(pages)):
                 self.point_at(made.number)
                 return made
         raise CommitConflictError(f"{self.where}: others committed first {ATTEMPTS} times; again?")
@@ -196,81 +162,6 @@ class Store:
     def point_at(self, number: int) -> None:
         """Leave the number of the newest commit for those who open the store next."""
         self.location.put(layout.NEWEST, spell_newest(number))
-
-    def put_blob(self, key_of: Callable[[str], str], content: bytes) -> str:
-        """Write bytes under their own digest, and return that sha256."""
-        self.check_writable()
-        digest = sha256(content).hexdigest()
-        self._put_if_absent(key_of(digest), content)
-        return digest
-
-    def read_blob(self, key_of: Callable[[str], str], digest: str) -> bytes:
-        """Read bytes by their digest.
-
-        Raises
-        ------
-        DamagedStoreError
-            If they are missing or have another digest.
-        """
-        if not _DIGEST.fullmatch(digest):
-            raise DamagedStoreError(f"{self.where}: {digest[:80]!r} is no sha256")
-        key = key_of(digest)
-        try:
-            content = self.location.read(key)
-        except FileNotFoundError:
-            raise DamagedStoreError(f"{self.where}: {key} is missing") from None
-        if sha256(content).hexdigest() != digest:
-            raise DamagedStoreError(f"{self.where}: {key} is damaged: its digest is another one")
-        return content
-
-    def put_document(self, key_of: Callable[[str], str], document: Mapping[str, Any]) -> str:
-        """Write one JSON document under its own digest, and return that sha256."""
-        return self.put_blob(key_of, json.dumps(document, sort_keys=True).encode())
-
-    def read_document(self, key_of: Callable[[str], str], digest: str) -> dict[str, Any]:
-        """Read one JSON document by its digest.
-
-        Raises
-        ------
-        DamagedStoreError
-            If it is missing, its bytes have another digest, or it is no JSON object.
-        """
-        content = self.read_blob(key_of, digest)
-        try:
-            document = json.loads(content)
-        except (ValueError, RecursionError):
-            document = None
-        if not isinstance(document, dict):
-            raise DamagedStoreError(f"{self.where}: {key_of(digest)} is no JSON object")
-        return document
-
-    def check_writable(self) -> None:
-        """Refuse a place that cannot be written, or where two writers could lose commits.
-
-        Raises
-        ------
-        StoreError
-            If it is one.
-        """
-        self.location.refuse_reading_only()
-        if not self._is_safe:
-            raise StoreError(
-                f"{self.where}: this place lets a second writer overwrite the first one's commit "
-                "(no put-if-absent); where never more than one process writes, make the store "
-                "with `spahgc store init --single-writer`"
-            )
-
-    @cached_property
-    def _is_safe(self) -> bool:
-        return self.is_single_writer or self.location.keeps_put_if_absent()
-
-    def _put_if_absent(self, key: str, content: bytes) -> bool:
-        if not self.is_single_writer:
-            return self.location.put_if_absent(key, content)
-        if self.location.size(key) is not None:
-            return False
-        self.location.put(key, content)
-        return True
 
     def read_newest(self) -> int:
         """Read the number that the last writer left; it may lag behind, never lead."""
@@ -309,7 +200,7 @@ def spell_newest(number: int) -> bytes:
 
 def _check(commit: Commit, pages: Mapping[str, PageRecord]) -> None:
     digests = [*commit.indexes.values(), *(page.sha256 for page in pages.values())]
-    if not all(_DIGEST.fullmatch(digest) for digest in digests):
+    if not all(layout.DIGEST.fullmatch(digest) for digest in digests):
         raise ValueError("it names what is no sha256")
     for name in commit.indexes:
         layout.check_embedding_name(name)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -17,8 +16,6 @@ PAGES: Final = 64
 
 _READERS = 16
 """Pages read at once."""
-
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +92,7 @@ class SlideEntry:
         if table != layout.TABLES:
             raise ValueError(f"{self.group!r} is no place of a slide")
         for digest in (self.manifest, self.content, *self.encoders.values()):
-            if not _DIGEST.fullmatch(digest):
+            if not layout.DIGEST.fullmatch(digest):
                 raise ValueError(f"{digest[:80]!r} is no sha256")
         for embedding in (*self.encoders, *self.licences):
             layout.check_embedding_name(embedding)

@@ -5,8 +5,9 @@ from collections.abc import Collection
 
 from spahgc.errors import CommitConflictError
 from spahgc.store import layout
+from spahgc.store.bringing import ignore_bytes, place_slide
 from spahgc.store.commits import Commit
-from spahgc.store.copying import Plan, ignore_bytes, place_slide
+from spahgc.store.copy_plans import Plan
 from spahgc.store.placing import lock_slide, release_claim
 from spahgc.store.slide import StoredSlide
 

@@ -29,6 +29,9 @@ COMMITS: Final = "commits"
 NEWEST: Final = "commits/newest.json"
 STAGING: Final = "staging"
 
+DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+"""A sha256 as it is spelled in keys and documents."""
+
 COUNTS: Final = "X"
 OBS: Final = "obs"
 VAR: Final = "var"

@@ -13,10 +13,11 @@ from spahgc.errors import (
     SlideExistsError,
     StoreError,
 )
-from spahgc.store import copying, layout
+from spahgc.store import bringing, layout
 from spahgc.store.care import verify_store
 from spahgc.store.cohort import open_cohort
-from spahgc.store.copying import copy_store, open_source, plan_copy
+from spahgc.store.copy_plans import plan_copy
+from spahgc.store.copying import copy_store, open_source
 from spahgc.store.drafts import EmbeddingDraft
 from spahgc.store.editing import set_facts
 from spahgc.store.index import build_index, open_index
@@ -189,7 +190,7 @@ def test_a_source_is_known_by_its_digest(source):
 def break_after(monkeypatch, n_files):
     """Let the source give so many files and fail then; each file it gives is counted."""
     given = []
-    read = copying.read_file
+    read = bringing.read_file
 
     def read_or_fail(slide, key):
         if len(given) >= n_files:
@@ -197,7 +198,7 @@ def break_after(monkeypatch, n_files):
         given.append((slide.name, key))
         return read(slide, key)
 
-    monkeypatch.setattr(copying, "read_file", read_or_fail)
+    monkeypatch.setattr(bringing, "read_file", read_or_fail)
     return given
 
 
