@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from spahgc.errors import MismatchError, StoreError
 from spahgc.schema import SPATIAL, UNS
 from spahgc.store import layout
-from spahgc.store.export import replacing, write_h5ad, write_zarr
+from spahgc.store.durable import replacing
+from spahgc.store.export import write_h5ad, write_zarr
 
 SUFFIXES: Final = (".h5ad", ".zarr", ".parquet", ".geojson")
 PLACEHOLDER: Final = "{slide}"

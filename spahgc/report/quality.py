@@ -7,6 +7,7 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 
 from spahgc.schema import Slide
+from spahgc.store.table import in_pixels
 
 _DOTS_PER_INCH = 150
 _UNKNOWN_DIAMETER_PX = 100.0
@@ -38,7 +39,7 @@ def plot_spots(path: Path, slide: Slide) -> bool:
         extent = (0, width / thumbnail.scale, height / thumbnail.scale, 0)
         axis.imshow(thumbnail.pixels, extent=extent)
     centers_S2 = slide.centers[known_S]
-    diameter = _diameter_px(slide)
+    diameter = in_pixels(slide.spot_diameter_um, slide.microns_per_pixel) or _UNKNOWN_DIAMETER_PX
     spots = EllipseCollection(
         diameter,
         diameter,
@@ -63,9 +64,3 @@ def plot_spots(path: Path, slide: Slide) -> bool:
         figure.colorbar(spots, ax=axis, label="counts per spot", shrink=0.7)
     figure.savefig(path, dpi=_DOTS_PER_INCH)
     return True
-
-
-def _diameter_px(slide: Slide) -> float:
-    if slide.spot_diameter_um is None or slide.microns_per_pixel is None:
-        return _UNKNOWN_DIAMETER_PX
-    return slide.spot_diameter_um / slide.microns_per_pixel

@@ -1,8 +1,13 @@
 """Writing that survives a power cut: whole files or none, and on the disk before they count."""
 
 import os
+import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from spahgc.errors import StoreError
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -20,6 +25,38 @@ def write_durably(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+@contextmanager
+def replacing(place: Path) -> Iterator[Path]:
+    """Give a place beside ``place`` to write a file or folder, and put it there when it is whole.
+
+    Raises
+    ------
+    StoreError
+        If something cannot be written.
+    """
+    unfinished = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        yield unfinished
+        sync_tree(unfinished)
+        if place.is_dir():  # a folder cannot be replaced in one step
+            old = place.rename(unfinished.with_suffix(".old"))
+            unfinished.rename(place)
+            shutil.rmtree(old)
+        else:
+            unfinished.replace(place)
+        sync_folder(place.parent)
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{place} cannot be written: {error.strerror or error}") from error
+    finally:
+        if unfinished.is_dir():
+            shutil.rmtree(unfinished)
+        elif unfinished.exists():
+            unfinished.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside ``folder`` last."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -29,10 +66,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sync_tree(folder: Path) -> None:
-    """Make every file and folder under ``folder`` last."""
-    for parent, _, files in os.walk(folder):
+def sync_tree(place: Path) -> None:
+    """Make a file, or every file and folder under a folder, last."""
+    if place.is_file():
+        _sync_file(place)
+    for parent, _, files in os.walk(place):
         for name in files:
-            with (Path(parent) / name).open("rb") as file:
-                os.fsync(file.fileno())
+            _sync_file(Path(parent) / name)
         sync_folder(Path(parent))
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

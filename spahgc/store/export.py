@@ -1,10 +1,6 @@
 """Slides as files for other programs: AnnData's h5ad, or a SpatialData container."""
 
 import json
-import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -14,6 +10,7 @@ import zarr
 from spahgc.errors import StoreError
 from spahgc.store import layout
 from spahgc.store.container import measure_spot, write_container
+from spahgc.store.durable import replacing
 from spahgc.store.slide import StoredSlide
 from spahgc.store.table import describe_pictures
 
@@ -129,27 +126,3 @@ def write_zarr(table: anndata.AnnData, path: Path) -> None:
     )
     with replacing(path) as unfinished, settings:
         anndata.io.write_elem(zarr.open_group(unfinished, mode="w", zarr_format=3), "/", table)
-
-
-@contextmanager
-def replacing(place: Path) -> Iterator[Path]:
-    """Give a place beside ``place`` to write to, and put it there when all went well."""
-    unfinished = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        if place.is_dir():  # a folder cannot be replaced in one step
-            old = place.rename(unfinished.with_suffix(".old"))
-            unfinished.rename(place)
-            shutil.rmtree(old)
-        else:
-            unfinished.replace(place)
-    except OSError as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(f"{place} cannot be written: {error.strerror or error}") from error
-    finally:
-        if unfinished.is_dir():
-            shutil.rmtree(unfinished)
-        elif unfinished.exists():
-            unfinished.unlink()

@@ -1,7 +1,5 @@
 """A store in one file, to be sent or put on a web server: an uncompressed .zip."""
 
-import os
-import uuid
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +10,7 @@ from spahgc.store import layout
 from spahgc.store.cohort import Cohort
 from spahgc.store.commits import spell_newest
 from spahgc.store.contents import index_keys, read_file
-from spahgc.store.durable import sync_folder
+from spahgc.store.durable import replacing
 
 _DATE: Final = (1980, 1, 1, 0, 0, 0)
 """Of every file inside, so that the same store makes the same archive."""
@@ -34,23 +32,14 @@ def pack_store(
         raise StoreError(f"{archive} is there already; remove it, or name another file")
     if archive.suffix != ".zip":
         raise StoreError(f"{archive}: a packed store is known by its name; let it end in .zip")
-    unfinished = archive.with_name(f".{archive.name}.{uuid.uuid4().hex}")
-    try:
-        with zipfile.ZipFile(unfinished, "x", zipfile.ZIP_STORED) as file:
-            for key, content in _contents(source):
-                file.writestr(zipfile.ZipInfo(key, _DATE), content)
-                if advance is not None:
-                    advance(len(content))
-        with unfinished.open("rb") as written:
-            os.fsync(written.fileno())
-        unfinished.rename(archive)
-    except OSError as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(f"{archive} cannot be written: {error.strerror or error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-    sync_folder(archive.absolute().parent)
+    with (
+        replacing(archive) as unfinished,
+        zipfile.ZipFile(unfinished, "x", zipfile.ZIP_STORED) as file,
+    ):
+        for key, content in _contents(source):
+            file.writestr(zipfile.ZipInfo(key, _DATE), content)
+            if advance is not None:
+                advance(len(content))
     return archive.stat().st_size
 
 

@@ -106,11 +106,17 @@ def test_an_existing_file_is_never_overwritten(place, archive):
     assert archive.read_bytes() == b"mine"
 
 
-def test_an_archive_of_another_ending_or_in_no_folder_is_refused(place, archive):
+def test_an_archive_of_another_ending_or_below_a_file_is_refused(place, archive):
     with pytest.raises(StoreError, match=r"let it end in \.zip"):
         pack_store(open_cohort(place), archive.with_suffix(".tar"))
-    with pytest.raises(StoreError, match="cannot be written: No such file or directory"):
-        pack_store(open_cohort(place), archive.parent / "none" / "data.zip")
+    with pytest.raises(StoreError, match=r"data\.zip cannot be written"):
+        pack_store(open_cohort(place), place / "zarr.json" / "data.zip")
+
+
+def test_the_folder_of_an_archive_is_made(place, tmp_path):
+    made = tmp_path / "to" / "send" / "data.zip"
+    pack_store(open_cohort(place), made)
+    assert digest_of(made) == digest_of(place)
 
 
 @pytest.mark.parametrize("is_missing", [True, False], ids=["missing", "damaged"])

@@ -100,6 +100,13 @@ def resolve_duplicates(
     return ResolvedGenes(_summed(counts_SG, code_G, repeated), genes[is_first_G], findings)
 
 
+def tidy_counts(counts: csr_matrix) -> csr_matrix:
+    """Put a matrix in order, in place: columns ascending, none twice, and no zero stored."""
+    counts.sum_duplicates()
+    counts.eliminate_zeros()
+    return counts
+
+
 def _summed(
     counts_SG: csr_matrix, code_G: "np.ndarray[tuple[int], np.dtype[np.intp]]", repeated: pd.Index
 ) -> csr_matrix:

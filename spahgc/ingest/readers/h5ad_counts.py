@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse, vstack
 
 from spahgc.errors import SlideFormatError
+from spahgc.ingest.readers.genes import tidy_counts
 from spahgc.ingest.readers.unpacking import check_stored
 from spahgc.schema import Finding
 
@@ -116,7 +117,7 @@ def read_counts(file: h5py.File, place: str, *, n_spots: int, n_genes: int) -> c
     sparse.check_format(full_check=True)
     counts = csr_matrix(sparse)
     counts.data = _whole_numbers(element, counts.data)
-    return _tidy(counts)
+    return tidy_counts(counts)
 
 
 def _check_shape(
@@ -163,10 +164,4 @@ def _read_dense(element: h5py.Dataset) -> csr_matrix:
     rows = max(1, _BLOCK_VALUES // max(1, element.shape[1]))
     starts = range(0, element.shape[0], rows)
     parts = [csr_matrix(_whole_numbers(element, element[at : at + rows])) for at in starts]
-    return _tidy(csr_matrix(vstack(parts, format="csr", dtype=np.uint32)))
-
-
-def _tidy(counts: csr_matrix) -> csr_matrix:
-    counts.sum_duplicates()
-    counts.eliminate_zeros()
-    return counts
+    return tidy_counts(csr_matrix(vstack(parts, format="csr", dtype=np.uint32)))

@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spahgc.errors import SlideFormatError
-from spahgc.ingest.readers.genes import DuplicateRule, resolve_duplicates, strip_versions
+from spahgc.ingest.readers.genes import (
+    DuplicateRule,
+    resolve_duplicates,
+    strip_versions,
+    tidy_counts,
+)
 from spahgc.ingest.readers.visium_h5 import chosen_genome, read_h5
 from spahgc.ingest.readers.visium_mtx import read_mtx
 from spahgc.ingest.readers.visium_probes import sum_probes
@@ -84,7 +89,7 @@ def read_visium_counts(
     kept_F = _kept_features(path, features, genome, findings)
     genes = features.loc[kept_F, ["id", "symbol"]].set_index("id").rename_axis(index=None)
     genes, versions = strip_versions(genes) if "." in "".join(genes.index) else (genes, [])
-    matrix = _tidy(matrix if kept_F.all() else csr_matrix(matrix[:, kept_F]))
+    matrix = tidy_counts(matrix if kept_F.all() else csr_matrix(matrix[:, kept_F]))
     resolved = resolve_duplicates(matrix, genes, rule=duplicate_genes)
     _refuse_empty(path, resolved.counts)
     findings += [*versions, *resolved.findings, *_repeated_symbols(resolved.genes)]
@@ -153,12 +158,6 @@ def _kept_features(
     elif genome is not None:
         raise SlideFormatError(f"{path} names no genome, expected none to be chosen (--genome)")
     return kept_F
-
-
-def _tidy(matrix: csr_matrix) -> csr_matrix:
-    matrix.sum_duplicates()
-    matrix.eliminate_zeros()
-    return matrix
 
 
 @contextmanager

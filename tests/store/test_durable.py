@@ -1,0 +1,53 @@
+import pytest
+
+from spahgc.errors import StoreError
+from spahgc.store.durable import replacing
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_there_when_it_is_whole_and_not_before(tmp_path):
+    place = tmp_path / "made" / "out.txt"
+    with replacing(place) as unfinished:
+        unfinished.write_text("new")
+        assert not place.exists()
+        assert unfinished.name.startswith(".")
+    assert (names(place.parent), place.read_text()) == (["out.txt"], "new")
+
+
+@pytest.mark.parametrize("is_folder", [False, True], ids=["file", "folder"])
+@pytest.mark.parametrize("fails", [None, KeyboardInterrupt, StoreError("damage"), OSError(28, "x")])
+def test_what_was_there_goes_only_for_something_whole(tmp_path, is_folder, fails):
+    def write(place, text):
+        if is_folder:
+            (place / "deep").mkdir(parents=True)
+            place = place / "deep" / "file"
+        place.write_text(text)
+
+    place = tmp_path / "out"
+    write(place, "old")
+    if fails is None:
+        with replacing(place) as unfinished:
+            write(unfinished, "new")
+    else:
+        with pytest.raises(BaseException) as caught, replacing(place) as unfinished:  # noqa: PT012
+            write(unfinished, "half")
+            raise fails
+        if isinstance(fails, OSError) and not isinstance(fails, StoreError):
+            assert str(caught.value) == f"{place} cannot be written: x"
+        else:
+            assert caught.value is fails or caught.type is fails
+    read = (place / "deep" / "file" if is_folder else place).read_text()
+    assert read == ("new" if fails is None else "old")
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_place_below_a_file_is_refused_by_name(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(StoreError, match="file/out cannot be written"),
+        replacing(tmp_path / "file" / "out"),
+    ):
+        raise AssertionError
