@@ -1,7 +1,7 @@
 """Change what is said of a slide, or take it out; each a commit of its own."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -154,7 +154,9 @@ def _unlike(one: SlideEntry, other: SlideEntry) -> tuple[str, ...]:
     what = []
     if one.content != other.content:
         what.append("content")
-    if (one.patient, one.about, one.licences) != (other.patient, other.about, other.licences):
+    both = one.encoders.keys() & other.encoders.keys()
+    facts, others = ((it.patient, it.about, _only(it.licences, both)) for it in (one, other))
+    if facts != others:
         what.append("facts")
     what += [
         f"embedding {name}"
@@ -162,3 +164,7 @@ def _unlike(one: SlideEntry, other: SlideEntry) -> tuple[str, ...]:
         if one.encoders.get(name) != other.encoders.get(name)
     ]
     return tuple(what)
+
+
+def _only(licences: Mapping[str, str], embeddings: Collection[str]) -> dict[str, str]:
+    return {name: note for name, note in licences.items() if name in embeddings}

@@ -174,3 +174,10 @@ def test_where_a_slide_lies_is_no_difference(place, template):
     add_slide(store, build_slide("B1"), replace_existing=True)
     assert entry_of(place, "B1").group != entry_of(template, "B1").group
     assert compare(place, template).is_none
+
+
+def test_the_licence_of_an_embedding_that_one_store_lacks_is_no_other_fact(place, tmp_path):
+    other = shutil.copytree(place, tmp_path / "other.zarr")
+    embed_slide(place, "B1")
+    set_facts(open_store(place), "B1", {"lite0.licence": "MIT"})
+    assert compare(place, other).changed == {"B1": ("embedding lite0",)}
