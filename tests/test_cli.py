@@ -186,7 +186,10 @@ def test_the_store_may_be_named_by_the_environment(in_lab, monkeypatch):
 
 
 WRONG = {
-    "missing folder": (["ingest", "st", "nowhere"], "nowhere"),
+    "missing folder": (["ingest", "st", "nowhere"], "nowhere does not exist, expected one that"),
+    "missing HEST": (["ingest", "hest", "nowhere"], "nowhere does not exist, expected one that"),
+    "a file for a folder": (["ingest", "st", "broken.jpg"], "broken.jpg is a file, expected one"),
+    "no place": (["store", "ls", "--store", ""], "no place is named"),
     "no slide folder": (["ingest", "visium", "."], "."),
     "missing counts": (["ingest", "st", "--counts", "none.tsv"], "none.tsv"),
     "broken image": (["ingest", "image", "broken.jpg", "--mpp", "0.5"], "broken.jpg"),
@@ -249,6 +252,27 @@ def test_the_real_sections_equal_what_pandas_reads(real_slides, tmp_path):
 def test_a_picture_that_cannot_be_written_is_one_line(in_lab, demo, place):
     result = spahgc("ingest", "st", str(demo.st_study), "--dry-run", "--qc", place)
     assert "cannot be drawn" in the_error(result)
+
+
+def test_a_file_in_the_place_of_the_pictures_is_told_before_anything_is_read(in_lab):
+    Path("notes.txt").write_text("mine")
+    result = spahgc("ingest", "st", "nowhere", "--qc", "notes.txt")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "'notes.txt' is a file" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["store", "ls", "--help"]])
+def test_words_that_find_no_room_are_one_line(arguments):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "spahgc.cli", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "Error: No space left on device\n")
 
 
 def test_a_name_too_long_for_the_disk_is_one_line(in_lab):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from spahgc.commands.embed import embed_stored, embedding_options, say_embedded
 from spahgc.commands.screen import (
-    FOLDER,
     POSITIVE,
     json_option,
     spinner,
@@ -21,7 +21,6 @@ from spahgc.store.words import spell_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from spahgc.ingest.slides import IngestedSlide, PendingSlide
     from spahgc.schema import Slide
@@ -39,7 +38,11 @@ def filling_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--replace", is_flag=True, help="Put a slide in the place of one of the same name."
         ),
-        click.option("--qc", type=FOLDER, help="Folder for a picture of each slide's spots."),
+        click.option(
+            "--qc",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Folder for a picture of each slide's spots.",
+        ),
         json_option,
     )
 

@@ -57,17 +57,28 @@ class PlainErrors(click.Group):
         """Name the commands in the order of the way, not of the alphabet."""
         return list(self.commands)
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:  # noqa: ANN401  click's own
+        """Read the arguments; ``--help`` and ``--version`` print here already."""
+        with _plain_errors():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  click's own signature
         """Run the command."""
-        try:
+        with _plain_errors():
             return super().invoke(ctx)
-        except SpahgcError as error:
-            raise click.ClickException(spell_plain(" ".join(str(error).split()))) from error
-        except OSError as error:
-            if error.errno not in _OF_THE_PLACE:
-                raise
-            place = "" if error.filename is None else f"{error.filename}: "
-            raise click.ClickException(spell_plain(f"{place}{error.strerror}")) from error
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    try:
+        yield
+    except SpahgcError as error:
+        raise click.ClickException(spell_plain(" ".join(str(error).split()))) from error
+    except OSError as error:
+        if error.errno not in _OF_THE_PLACE:
+            raise
+        place = "" if error.filename is None else f"{error.filename}: "
+        raise click.ClickException(spell_plain(f"{place}{error.strerror}")) from error
 
 
 def with_options(

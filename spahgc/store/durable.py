@@ -1,5 +1,6 @@
 """Writing that survives a power cut: whole files or none, and on the disk before they count."""
 
+import errno
 import os
 import shutil
 import uuid
@@ -49,7 +50,9 @@ def replacing(place: Path) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, StoreError):
             raise
-        raise StoreError(f"{place} cannot be written: {error.strerror or error}") from error
+        is_below_file = isinstance(error, FileExistsError)
+        reason = os.strerror(errno.ENOTDIR) if is_below_file else error.strerror or error
+        raise StoreError(f"{place} cannot be written: {reason}") from error
     finally:
         if unfinished.is_dir():
             shutil.rmtree(unfinished)

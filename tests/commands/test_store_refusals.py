@@ -58,6 +58,8 @@ WRONG = [
     *(([name, "plain"], NO_STORE) for name in ("info", "ls", "verify", "gc")),
     (["gc", "data.zip"], ONLY_READ),
     (["show", "A1", "--store", "none.zarr"], GONE),
+    (["info", "--store", ""], "no place is named; name a folder, s3://bucket/name"),
+    (["copy", "data.zarr", ""], "no place is named"),
     (["show", "Z9"], "has no slide 'Z9'; it has A1, B1"),
     (["copy", "none.zarr", "new.zarr"], GONE),
     (["copy", "data.zarr", "plain"], NO_STORE),
@@ -70,7 +72,7 @@ WRONG = [
     (["pack", "none.zarr", "new.zip"], GONE),
     (["pack", "data.zarr", "data.zip"], "data.zip is there already"),
     (["pack", "data.zarr", "new.tar"], "let it end in .zip"),
-    (["pack", "data.zarr", "none/new.zip"], "none/new.zip cannot be written: No such file"),
+    (["pack", "data.zarr", "plain/notes.txt/new.zip"], "new.zip cannot be written: Not a directo"),
     (["unpack", "none.zip"], "none.zip does not exist"),
     (["unpack", "data.zip", "plain"], NO_STORE),
     (["unpack", "data.zip", "new.zarr", *NO_DIGEST], "nothing was copied"),
@@ -93,7 +95,7 @@ WRONG = [
     (["export", "A1", "out", "--to", "h5ad", "--store", "none.zarr"], GONE),
     (["export", "A1", "Z9", "out", "--to", "h5ad"], "has no slide 'Z9'"),
     (["export", "--all", "plain", "--to", "h5ad"], "plain/B1.h5ad exists already"),
-    (["export", "A1", "plain/notes.txt", "--to", "h5ad"], "A1.h5ad cannot be written"),
+    (["export", "A1", "plain/notes.txt", "--to", "h5ad"], "A1.h5ad cannot be written: Not a"),
 ]
 
 

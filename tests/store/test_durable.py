@@ -47,7 +47,7 @@ def test_what_was_there_goes_only_for_something_whole(tmp_path, is_folder, fails
 def test_a_place_below_a_file_is_refused_by_name(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(StoreError, match="file/out cannot be written"),
+        pytest.raises(StoreError, match="file/out cannot be written: Not a directory"),
         replacing(tmp_path / "file" / "out"),
     ):
         raise AssertionError

@@ -23,7 +23,7 @@ from spahgc.ingest.readers.genes import DuplicateRule
 from spahgc.ingest.readers.h5ad_table import SpotTable, read_spot_table
 from spahgc.ingest.readers.overlay import check_overlay, thumbnails
 from spahgc.ingest.readers.scales import agreed_scales, lattice_scale
-from spahgc.ingest.readers.unpacking import MIB, read_bytes
+from spahgc.ingest.readers.unpacking import MIB, check_folder, read_bytes
 from spahgc.ingest.slide_image import SlideImage
 from spahgc.schema import Finding, Slide
 
@@ -75,6 +75,7 @@ def find_hest(folder: Path) -> list[HestFiles]:
     SlideFormatError
         If there is no slide.
     """
+    check_folder(folder, expected="one that holds HEST-1k's st, wsis and metadata")
     tables = sorted(path for path in (folder / "st").glob("*.h5ad") if path.name[0] != ".")
     if not tables:
         raise SlideFormatError(

@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeAlias
 
 from spahgc.errors import SlideFormatError, SpahgcError
 from spahgc.ingest.readers.problems import attempt, raise_together
+from spahgc.ingest.readers.unpacking import check_folder
 
 Layout: TypeAlias = Literal["her2st", "cscc", "st-net", "flat"]
 
@@ -74,6 +75,7 @@ def find_sections(folder: Path) -> list[StFiles]:
     SlideFormatError
         If there is no section, or several files could be the same part of one.
     """
+    check_folder(folder, expected="one that holds a study")
     found = _sections_of(folder)
     if not found:
         raise SlideFormatError(

@@ -33,6 +33,19 @@ def check_file(path: Path, *, expected: str) -> None:
         raise SlideFormatError(f"{path} {found}, expected {expected}")
 
 
+def check_folder(path: Path, *, expected: str) -> None:
+    """Check that there is a folder at ``path``; ``expected`` says of what kind.
+
+    Raises
+    ------
+    SlideFormatError
+        If there is none.
+    """
+    if not path.is_dir():
+        found = "is a file" if path.exists() else "does not exist"
+        raise SlideFormatError(f"{path} {found}, expected {expected}")
+
+
 def read_bytes(path: Path, *, most: int) -> bytes:
     """Read a file, unzipped where it is gzipped, whatever its name.
 

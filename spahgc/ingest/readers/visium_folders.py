@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from spahgc.errors import SlideFormatError
+from spahgc.ingest.readers.unpacking import check_folder
 from spahgc.schema import Finding
 
 
@@ -16,9 +17,7 @@ def existing_roots(folder: Path) -> list[Path]:
     SlideFormatError
         If there is no such folder.
     """
-    if not folder.is_dir():
-        found = "is a file" if folder.exists() else "does not exist"
-        raise SlideFormatError(f"{folder} {found}, expected a Space Ranger folder")
+    check_folder(folder, expected="a Space Ranger folder")
     return [root for root in (folder, folder / "outs") if root.is_dir()]
 
 

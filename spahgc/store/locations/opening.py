@@ -18,9 +18,11 @@ def open_location(where: str | Path) -> Location:
     Raises
     ------
     StoreError
-        If it is a URL of another kind, or an archive that is not there or is none.
+        If it is empty, a URL of another kind, or an archive that is not there or is none.
     """
     text = str(where)
+    if not text:
+        raise StoreError("no place is named; name a folder, s3://bucket/name, https://… or a .zip")
     if not text.endswith("://"):
         text = text.rstrip("/") or "/"
     if text.endswith(_ARCHIVE) and not Path(text).is_dir():

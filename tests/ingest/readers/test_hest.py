@@ -116,9 +116,16 @@ def test_slides_are_found_with_what_was_downloaded(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("folder", ["", "gone"], ids=["empty", "missing"])
-def test_folder_without_slides_is_named(tmp_path, folder):
-    with pytest.raises(SlideFormatError, match=r"no slide found, expected st/ID\.h5ad"):
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("", r"no slide found, expected st/ID\.h5ad"),
+        ("gone", "gone does not exist, expected one that holds"),
+    ],
+    ids=["empty", "missing"],
+)
+def test_folder_without_slides_is_named(tmp_path, folder, message):
+    with pytest.raises(SlideFormatError, match=message):
         find_hest(tmp_path / folder)
 
 

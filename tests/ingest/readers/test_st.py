@@ -449,9 +449,16 @@ def test_counts_given_twice_are_refused(tmp_path):
         find_sections(tmp_path)
 
 
-@pytest.mark.parametrize("folder", ["", "gone"], ids=["empty", "missing"])
-def test_folder_without_sections_is_named(tmp_path, folder):
-    with pytest.raises(SlideFormatError, match="no section found, expected ST-cnts"):
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("", "no section found, expected ST-cnts"),
+        ("gone", "gone does not exist, expected one that holds"),
+    ],
+    ids=["empty", "missing"],
+)
+def test_folder_without_sections_is_named(tmp_path, folder, message):
+    with pytest.raises(SlideFormatError, match=message):
         find_sections(tmp_path / folder)
 
 
