@@ -142,18 +142,18 @@ def _say_slide(slide: Slide, outcome: str) -> None:
         f"patient {spell_plain(slide.patient or 'unknown')}"
     )
     for finding in slide.findings:
-        click.echo(f"  {finding.kind}: {finding.text}")
+        click.echo(f"  {finding.kind}: {spell_plain(finding.text)}")
 
 
 def _say_failed(failed: Sequence[IngestedSlide], *, n_pending: int) -> str:
     """Say it in one line where one slide was asked for, else in one line a slide and a last one."""
-    lines = [" ".join(str(done.error).split()) for done in failed]
+    lines = [spell_plain(" ".join(str(done.error).split())) for done in failed]
+    names = [spell_plain(done.name) for done in failed]
     if n_pending == 1:
         return lines[0]
-    for done, line in zip(failed, lines, strict=True):
-        click.echo(f"{done.name}: {line}", err=True)
-    names = ", ".join(done.name for done in failed)
-    return f"{len(failed)} of {n_pending} slides not ingested: {names}"
+    for name, line in zip(names, lines, strict=True):
+        click.echo(f"{name}: {line}", err=True)
+    return f"{len(failed)} of {n_pending} slides not ingested: {', '.join(names)}"
 
 
 def _draw(slide: Slide, folder: Path) -> None:

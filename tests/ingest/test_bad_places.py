@@ -234,6 +234,20 @@ def test_a_bad_slide_among_good_ones_is_told_and_the_others_are_stored(study, tm
     assert fingerprint(mixed) == before
 
 
+def test_what_a_terminal_would_obey_in_names_of_files_is_shown_escaped(study, tmp_path):
+    shouting = tmp_path / "\x1b[31mA1.tsv.gz"
+    shutil.copy(study / "ST-cnts" / "A1.tsv.gz", shouting)
+    done = run(tmp_path / "data.zarr", "--counts", str(shouting), "--name", "A1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"counts: \x1b[31mA1.tsv.gz" in done.stdout
+    assert "\x1b" not in done.stdout
+    shouting.write_text("no table")
+    done = run(tmp_path / "data.zarr", "--counts", str(shouting), "--name", "B1")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert "\x1b" not in done.stderr
+
+
 def test_a_pipe_that_closes_early_is_no_traceback(study, store):
     reading, writing = os.pipe()
     os.close(reading)  # as after `| head -0`
