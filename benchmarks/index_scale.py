@@ -329,12 +329,12 @@ def make_store(folder: Path, n_spots: int) -> None:
 
 def measure_store(folder: Path) -> dict:
     from spahgc.store.cohort import open_cohort
-    from spahgc.store.index import build_index
+    from spahgc.store.index import ReferenceIndex
 
     imports = peak_gib()
     cohort = open_cohort(folder / "data.zarr")
     start = time.perf_counter()
-    index = build_index(cohort, embedding="large", kind="ivf")
+    index = ReferenceIndex.build(cohort, embedding="large", kind="ivf")
     built = time.perf_counter() - start
     peak = peak_gib()
     start = time.perf_counter()

@@ -85,12 +85,12 @@ def index_build(
 ) -> None:
     """Index every embedded slide of the store, so that spots find their look-alikes."""
     from spahgc.store.cohort import open_cohort
-    from spahgc.store.index import build_index
+    from spahgc.store.index import ReferenceIndex
 
     cohort = open_cohort(store)
     for wanted in [embedding] if embedding else _embeddings(cohort):
         with spinner(f"indexing {name or wanted}"):
-            built = build_index(
+            built = ReferenceIndex.build(
                 cohort, embedding=wanted, name=name or wanted, slides=slides or None, **how
             )
         _say_index(cohort, name or wanted, built.record, as_json=as_json)
@@ -151,10 +151,12 @@ def index_search(
     from spahgc.commands.neighbours import draw_found, find_spot
     from spahgc.report.neighbours import print_neighbours
     from spahgc.store.cohort import open_cohort
-    from spahgc.store.index import open_index
+    from spahgc.store.index import ReferenceIndex
 
     cohort = open_cohort(store)
-    opened = open_index(cohort, name=name or embedding or _only(cohort), embedding=embedding)
+    opened = ReferenceIndex.open(
+        cohort, name=name or embedding or _only(cohort), embedding=embedding
+    )
     found, rule = find_spot(cohort, opened, slide=slide, spot=spot, **rules)
     if as_json:
         click.echo(json.dumps([neighbour._asdict() for neighbour in found], indent=1))
@@ -179,13 +181,13 @@ def index_recall(
 ) -> None:
     """Measure again how many of the true 10 neighbours an index finds, and how fast."""
     from spahgc.store.cohort import open_cohort
-    from spahgc.store.index import measure_recall, open_index
+    from spahgc.store.index import ReferenceIndex
 
     cohort = open_cohort(store)
     name = name or embedding or _only(cohort)
-    opened = open_index(cohort, name=name, embedding=embedding)
+    opened = ReferenceIndex.open(cohort, name=name, embedding=embedding)
     with spinner(f"searching {name} and everything"):
-        measured = measure_recall(opened, n_queries=queries)
+        measured = opened.measure_recall(n_queries=queries)
     if as_json:
         click.echo(json.dumps(measured._asdict(), indent=1))
         return

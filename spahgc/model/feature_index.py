@@ -5,7 +5,7 @@ from hashlib import sha256
 
 from spahgc.model.features import FeatureConfig, read_features
 from spahgc.store.cohort import Cohort
-from spahgc.store.index import IndexRecord, ReferenceIndex, open_index
+from spahgc.store.index import IndexRecord, ReferenceIndex
 
 
 def open_feature_index(
@@ -26,7 +26,7 @@ def open_feature_index(
     for embedding in features.embeddings:
         cohort.fingerprint(embedding, names)  # refuses those made in different ways
     if features.are_plain:
-        return open_index(cohort, embedding=features.embeddings[0])
+        return ReferenceIndex.open(cohort, embedding=features.embeddings[0])
     return index_features(cohort, names, features)
 
 

@@ -19,7 +19,7 @@ from spahgc.schema import Slide
 from spahgc.store.cohort import Cohort, open_cohort
 from spahgc.store.commits import Store
 from spahgc.store.drafts import EmbeddingDraft
-from spahgc.store.index import build_index
+from spahgc.store.index import ReferenceIndex
 from spahgc.store.opening import create_store
 from spahgc.store.splits import make_fold
 from spahgc.store.staging import add_slide
@@ -104,7 +104,7 @@ def grow_store(
     for name in SPOTS:
         put_slide(store, *draw_tissue(name), fingerprint=fingerprint)
     if index:
-        build_index(open_cohort(path), embedding=EMBEDDING)
+        ReferenceIndex.build(open_cohort(path), embedding=EMBEDDING)
     return open_cohort(path)
 
 
@@ -114,7 +114,7 @@ def copy_store(grown: Cohort, path: Path, *changed: Slide) -> Cohort:
     for slide in changed:
         put_slide(open_cohort(path).store, slide, draw_tissue(slide.name)[1])
     if changed:
-        build_index(open_cohort(path), embedding=EMBEDDING)
+        ReferenceIndex.build(open_cohort(path), embedding=EMBEDDING)
     return open_cohort(path)
 
 

@@ -13,7 +13,7 @@ from spahgc.model.panels import GenePanel
 from spahgc.model.prediction import open_predictor
 from spahgc.model.runs import MODEL, score_slide, train_fold
 from spahgc.store.cohort import open_cohort
-from spahgc.store.index import build_index
+from spahgc.store.index import ReferenceIndex
 from spahgc.store.splits import BY_PATIENT
 from tests.model.conftest import (
     EMBEDDING,
@@ -179,7 +179,7 @@ def test_a_copy_of_the_test_image_in_training_is_named(grown, tmp_path):
     cohort = copy_store(grown, tmp_path / "data.zarr")
     again = replace(with_counts(slide, seed=3), name="C9", patient="C")
     put_slide(cohort.store, again, embedding_SD + noise)
-    build_index(open_cohort(cohort.where), embedding=EMBEDDING)
+    ReferenceIndex.build(open_cohort(cohort.where), embedding=EMBEDDING)
     cohort = open_cohort(cohort.where)
     leaky = train_fold(cohort, fold_of(cohort), config=RUN_CONFIG).run
     assert "C9" in (*leaky.record.train, *leaky.record.validation)
@@ -192,7 +192,7 @@ def test_the_same_counts_in_training_are_named(grown, tmp_path, careless):
     twin = draw_tissue("C9", seed=2)[1][:30]
     twin_SD = np.concatenate([twin, twin[:3]])
     put_slide(cohort.store, replace(slide, name="C9", patient="C"), twin_SD)
-    build_index(open_cohort(cohort.where), embedding=EMBEDDING)
+    ReferenceIndex.build(open_cohort(cohort.where), embedding=EMBEDDING)
     cohort = open_cohort(cohort.where)
     leaky = train_fold(cohort, fold_of(cohort), config=RUN_CONFIG).run
     assert "B2 and C9 have the same image or counts" in leaks_of(leaky, cohort)["copies"]

@@ -8,7 +8,7 @@ from scipy.sparse import csr_matrix
 from spahgc.errors import MismatchError, MissingError
 from spahgc.model.prediction import open_predictor, predict_new, predict_stored
 from spahgc.store.cohort import open_cohort
-from spahgc.store.index import build_index
+from spahgc.store.index import ReferenceIndex
 from spahgc.store.opening import create_store
 from spahgc.store.run_folders import unfinished_folder
 from spahgc.store.runs import read_run, write_run
@@ -125,7 +125,7 @@ def test_an_unknown_slide_is_refused_with_those_there_are(predictor, grown):
 def test_a_slides_own_expression_is_not_read(run, store, table):
     slide, embedding_SD = draw_tissue("B2")
     put_slide(store, with_counts(slide, seed=1), embedding_SD)
-    build_index(open_cohort(store.path), embedding=EMBEDDING)
+    ReferenceIndex.build(open_cohort(store.path), embedding=EMBEDDING)
     again = predict_stored(
         open_predictor(run, open_cohort(store.path)), open_cohort(store.path), "B2"
     )
@@ -177,7 +177,7 @@ def test_embeddings_that_do_not_fit_are_refused(predictor, shape, message):
 def test_a_reference_slide_that_changed_is_refused(run, store):
     slide, embedding_SD = draw_tissue("A2")
     put_slide(store, with_counts(slide, seed=1), embedding_SD)
-    build_index(open_cohort(store.path), embedding=EMBEDDING)
+    ReferenceIndex.build(open_cohort(store.path), embedding=EMBEDDING)
     with pytest.raises(MismatchError, match=r"slide A2 .*not the one this run.*`spahgc train`"):
         open_predictor(run, open_cohort(store.path))
 

@@ -6,7 +6,7 @@ import pytest
 from spahgc.errors import ProtocolError
 from spahgc.model.runs import train_fold
 from spahgc.store.cohort import open_cohort
-from spahgc.store.index import build_index
+from spahgc.store.index import ReferenceIndex
 from spahgc.store.splits import make_fold
 from tests.model.conftest import EMBEDDING, RUN_CONFIG, draw_tissue, put_slide
 
@@ -18,7 +18,7 @@ def cohort(grown, tmp_path):
     slide, embedding_SD = draw_tissue("B2")
     store = open_cohort(tmp_path / "data.zarr").store
     put_slide(store, replace(slide, name="B3", patient="C"), embedding_SD)
-    build_index(open_cohort(store.path), embedding=EMBEDDING)
+    ReferenceIndex.build(open_cohort(store.path), embedding=EMBEDDING)
     return open_cohort(store.path)
 
 

@@ -9,7 +9,7 @@ from spahgc.model.graph import GraphConfig
 from spahgc.model.panel_rules import PanelRule
 from spahgc.model.teaching import gather_teaching
 from spahgc.schema import REFERENCE, TARGET
-from spahgc.store.index import open_index
+from spahgc.store.index import ReferenceIndex
 from spahgc.store.splits import Fold
 from tests.model.conftest import (
     EMBEDDING,
@@ -25,7 +25,7 @@ from tests.model.conftest import (
 def gather(cohort, fold, panel_rule="hvg:5"):
     return gather_teaching(
         cohort,
-        open_index(cohort, embedding=EMBEDDING),
+        ReferenceIndex.open(cohort, embedding=EMBEDDING),
         fold,
         panel_rule=PanelRule.parse(panel_rule),
         graph_config=GraphConfig(),

@@ -22,7 +22,7 @@ from spahgc.model.resuming import keep_checkpoints
 from spahgc.model.teaching import gather_teaching
 from spahgc.model.training import TrainingConfig
 from spahgc.store.cohort import open_cohort
-from spahgc.store.index import open_index
+from spahgc.store.index import ReferenceIndex
 from tests.model.conftest import EMBEDDING, SMALL, fold_of, weights_of
 from tests.model.interrupting import PLACE, train_until_interrupted
 
@@ -32,7 +32,7 @@ CONFIG = TrainingConfig(max_epochs=16, learning_rate=0.003, seed=1, ema=0.9, dev
 def gather(cohort):
     return gather_teaching(
         cohort,
-        open_index(cohort, embedding=EMBEDDING),
+        ReferenceIndex.open(cohort, embedding=EMBEDDING),
         fold_of(cohort),
         panel_rule=PanelRule.parse("heg:6"),
         graph_config=GraphConfig(),

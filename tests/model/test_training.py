@@ -21,7 +21,7 @@ from spahgc.model.scoring import mean_pcc
 from spahgc.model.spots import expression_of
 from spahgc.model.teaching import TeachingSet, gather_teaching
 from spahgc.model.training import TrainingConfig
-from spahgc.store.index import open_index
+from spahgc.store.index import ReferenceIndex
 from spahgc.store.slide import StoredSlide
 from tests.model.conftest import (
     EMBEDDING,
@@ -39,7 +39,7 @@ from tests.model.conftest import (
 @pytest.fixture(scope="module")
 def teaching(grown):
     """A2 and B1 teach."""
-    index = open_index(grown, embedding=EMBEDDING)
+    index = ReferenceIndex.open(grown, embedding=EMBEDDING)
     return gather_teaching(
         grown,
         index,
@@ -223,7 +223,7 @@ def test_a_gene_unknown_on_the_validation_slide_is_left_out_there(tmp_path, grow
     cohort = copy_store(grown, tmp_path / "data.zarr", slide)
     teaching = TeachingSet(
         cohort=cohort,
-        index=open_index(cohort, embedding=EMBEDDING),
+        index=ReferenceIndex.open(cohort, embedding=EMBEDDING),
         groups={name: name for name in cohort.slides},
         train=("A2", "B1"),
         panel=GenePanel(genes=("G1", "G3", "G8"), rule="all"),

@@ -19,7 +19,7 @@ from spahgc.store.care import collect_garbage
 from spahgc.store.cohort import open_cohort
 from spahgc.store.drafts import EmbeddingDraft
 from spahgc.store.editing import set_facts
-from spahgc.store.index import build_index
+from spahgc.store.index import ReferenceIndex
 from spahgc.store.opening import create_store, open_store
 from spahgc.store.staging import add_slide
 from tests.store.crashes import NOTHING_IS_SPARED
@@ -95,7 +95,7 @@ def write_store(place: Path) -> None:
         for rows in draft.missing():
             draft.write(rows, EMBEDDINGS[slide.name][rows.start : rows.stop])
         draft.commit()
-    build_index(open_cohort(place), embedding="lite0")
+    ReferenceIndex.build(open_cohort(place), embedding="lite0")
     set_facts(open_store(place), "A1", {"licence": "CC0-1.0"})
     collect_garbage(place, older_than=NOTHING_IS_SPARED)
 

@@ -20,7 +20,7 @@ from spahgc.store.copy_plans import plan_copy
 from spahgc.store.copying import copy_store, open_source
 from spahgc.store.drafts import EmbeddingDraft
 from spahgc.store.editing import set_facts
-from spahgc.store.index import build_index, open_index
+from spahgc.store.index import ReferenceIndex
 from spahgc.store.index.records import read_record
 from spahgc.store.opening import create_store, open_store
 from spahgc.store.staging import add_slide
@@ -43,7 +43,7 @@ def digest_of(place):
 def indexed_in(place):
     """Say over which slides an index is that answers."""
     cohort = open_cohort(place)
-    open_index(cohort, embedding="lite0").search(
+    ReferenceIndex.open(cohort, embedding="lite0").search(
         np.ones((1, 4), np.float32), k=1, only_slides=["A1"], asked_by=None
     )
     return set(read_record(cohort, "lite0").slides)
@@ -61,7 +61,7 @@ def template(tmp_path_factory):
         add_slide(create_store(place), build_slide(name))
         embed_slide(place, name)
     embed(place, "A1", "uni", licence="no redistribution")
-    build_index(open_cohort(place), embedding="lite0")
+    ReferenceIndex.build(open_cohort(place), embedding="lite0")
     return place
 
 
@@ -255,7 +255,7 @@ def test_an_index_comes_once_all_that_it_is_over_has_come(source, target, wish):
 
 def test_a_stale_index_and_one_of_the_same_name_stay_where_they_are(source, target):
     copy_store(open_source(source), target, slides=["A1"])
-    build_index(open_cohort(target), embedding="lite0")
+    ReferenceIndex.build(open_cohort(target), embedding="lite0")
     mine = open_cohort(target).commit.indexes
     assert copy_store(open_source(source), target).indexes == ()
     assert open_cohort(target).commit.indexes == mine

@@ -15,7 +15,7 @@ from spahgc.errors import SpahgcError
 from spahgc.store import layout
 from spahgc.store.care import collect_garbage, verify_store
 from spahgc.store.cohort import open_cohort
-from spahgc.store.index import build_index, open_index
+from spahgc.store.index import ReferenceIndex
 from spahgc.store.opening import create_store
 from spahgc.store.staging import add_slide
 from tests.conftest import build_slide, embed_slide
@@ -33,7 +33,7 @@ def place(tmp_path_factory):
     for n, name in enumerate(("A1", "B1", "C.2")):
         add_slide(store, build_slide(name, n_spots=300, n_genes=40, seed=n))
         embed_slide(place, name, size=16, seed=n)
-    build_index(open_cohort(place), embedding="lite0")
+    ReferenceIndex.build(open_cohort(place), embedding="lite0")
     collect_garbage(place, older_than=NOTHING_IS_SPARED)
     return place
 
@@ -69,7 +69,7 @@ def read_everything(place):
 
 
 def search(cohort):
-    index = open_index(cohort, embedding="lite0")
+    index = ReferenceIndex.open(cohort, embedding="lite0")
     asked = np.random.default_rng(5).random((7, 16), dtype=np.float32)
     return index.search(asked, k=3, only_slides=list(cohort.slides), asked_by=None).distance_SK
 

@@ -7,7 +7,7 @@ from spahgc.errors import MismatchError, MissingError
 from spahgc.store.care import collect_garbage, verify_store
 from spahgc.store.cohort import open_cohort
 from spahgc.store.editing import Differences, compare_commits, remove_slide, set_facts
-from spahgc.store.index import build_index
+from spahgc.store.index import ReferenceIndex
 from spahgc.store.opening import create_store, open_store
 from spahgc.store.staging import add_slide
 from spahgc.store.words import is_plain, spell_plain
@@ -156,7 +156,7 @@ def test_all_that_differs_between_two_stores_is_told(place, template):
     set_facts(store, "A1", {"lite0.licence": "MIT"})
     add_slide(store, build_slide("B1", seed=9), replace_existing=True)
     embed_slide(place, "B1")
-    build_index(open_cohort(place), embedding="lite0", slides=["A1"])
+    ReferenceIndex.build(open_cohort(place), embedding="lite0", slides=["A1"])
     found = compare(place, template)
     assert found == Differences(
         only_first=("C1", "D1"),

@@ -13,7 +13,7 @@ from spahgc.store.care import verify_store
 from spahgc.store.cohort import open_cohort
 from spahgc.store.copying import copy_store, open_source
 from spahgc.store.editing import compare_commits
-from spahgc.store.index import open_index
+from spahgc.store.index import ReferenceIndex
 from spahgc.store.opening import open_store
 from spahgc.store.packing import pack_store
 from spahgc.store.staging import add_slide
@@ -102,7 +102,7 @@ def test_the_slide_of_an_image_alone_is_as_it_was(place):
 
 
 def test_its_index_answers_as_it_did(place):
-    index = open_index(open_cohort(place), embedding="lite0")
+    index = ReferenceIndex.open(open_cohort(place), embedding="lite0")
     asked = np.array([[1, 0.1]], np.float32)
     found = index.search(asked, k=2, only_slides=["A1", "B1"], asked_by=None)
     names = [found.slides[slide] for slide in found.slide_SK[0]]

@@ -17,7 +17,7 @@ from spahgc.cli import cli
 from spahgc.errors import SpahgcError
 from spahgc.store import layout
 from spahgc.store.cohort import open_cohort
-from spahgc.store.index import build_index, open_index
+from spahgc.store.index import ReferenceIndex
 from spahgc.store.opening import create_store, open_store
 from spahgc.store.packing import pack_store
 from spahgc.store.staging import add_slide
@@ -50,7 +50,7 @@ def place(tmp_path, outside):
     place = tmp_path / "data.zarr"
     add_slide(create_store(place), build_slide("A1", n_spots=40))
     embed_slide(place, "A1")
-    build_index(open_cohort(place), embedding="lite0")
+    ReferenceIndex.build(open_cohort(place), embedding="lite0")
     return place
 
 
@@ -86,7 +86,7 @@ def read_everything(place):
         slide.read_embedding("lite0")
         _ = slide.spots, slide.genes, slide.centers, slide.record
         slide.read_thumbnail()
-    index = open_index(cohort, embedding="lite0")
+    index = ReferenceIndex.open(cohort, embedding="lite0")
     index.search(np.ones((1, 4), np.float32), k=1, only_slides=["A1"], asked_by=None)
 
 

@@ -17,13 +17,11 @@ from spahgc.store.drafts import EmbeddingDraft
 from spahgc.store.index import (
     METRICS,
     ReferenceIndex,
-    build_index,
     distances,
     merge_neighbors,
-    open_index,
-    reference,
     remove_index,
     remove_slides,
+    searching,
 )
 from spahgc.store.opening import create_store
 from spahgc.store.splits import UNKNOWN
@@ -65,7 +63,7 @@ def store(template, tmp_path):
 
 @pytest.fixture
 def built(store):
-    return build_index(open_cohort(store.path), embedding="lite0")
+    return ReferenceIndex.build(open_cohort(store.path), embedding="lite0")
 
 
 def distance(first_SD, second_SD, metric="cosine"):
@@ -245,7 +243,7 @@ def test_a_large_slide_is_searched_for_in_parts_and_finds_the_same(monkeypatch):
     vectors = {n: generator.normal(size=(11, 8)).astype(np.float32) for n in ("A1", "B1", "C1")}
     index = index_over(vectors)
     whole = index.search_slide("B1", k=30, exclude_slides=())
-    monkeypatch.setattr(reference, "QUERIES_AT_ONCE", 4)
+    monkeypatch.setattr(searching, "QUERIES_AT_ONCE", 4)
     parts = index.search_slide("B1", k=30, exclude_slides=())
     for table in ("slide_SK", "spot_SK", "distance_SK"):
         assert np.array_equal(getattr(parts, table), getattr(whole, table), equal_nan=True)
@@ -276,18 +274,20 @@ def test_vectors_that_float32_cannot_tell_apart_are_ranked_by_float64():
 
 
 def test_several_indexes_lie_in_one_store(store, built):
-    build_index(open_cohort(store.path), embedding="lite0", name="plain", metric="l1")
+    ReferenceIndex.build(open_cohort(store.path), embedding="lite0", name="plain", metric="l1")
     cohort = open_cohort(store.path)
-    assert open_index(cohort, name="plain").record.metric == "l1"
-    assert open_index(cohort, embedding="lite0").record.metric == "cosine"
+    assert ReferenceIndex.open(cohort, name="plain").record.metric == "l1"
+    assert ReferenceIndex.open(cohort, embedding="lite0").record.metric == "cosine"
+    with pytest.raises(MissingError, match="has indexes lite0, plain; say which is meant"):
+        ReferenceIndex.open(cohort)
     with pytest.raises(MismatchError, match="is over 'lite0', not 'uni'"):
-        open_index(cohort, name="plain", embedding="uni")
+        ReferenceIndex.open(cohort, name="plain", embedding="uni")
 
 
 def test_a_slide_is_taken_out_of_an_index_and_the_others_stay(store, built):
     record = remove_slides(open_cohort(store.path), "lite0", ["B1"])
     assert list(record.slides) == ["A1", "C1"]
-    opened = open_index(open_cohort(store.path), embedding="lite0")
+    opened = ReferenceIndex.open(open_cohort(store.path), embedding="lite0")
     assert opened.record.slides == record.slides
     with pytest.raises(MissingError, match="has no slide B1; it has A1, C1"):
         remove_slides(open_cohort(store.path), "lite0", ["B1"])
@@ -305,7 +305,7 @@ def test_a_removed_index_is_gone_and_the_embeddings_stay(store, built):
 
 
 def test_only_the_slides_asked_for_are_indexed(store):
-    index = build_index(open_cohort(store.path), embedding="lite0", slides=["C1", "A1"])
+    index = ReferenceIndex.build(open_cohort(store.path), embedding="lite0", slides=["C1", "A1"])
     assert list(index.record.slides) == ["A1", "C1"]
 
 
@@ -329,18 +329,30 @@ def test_a_query_of_another_encoder_is_refused(built):
         built.search(np.ones((3, 5), np.float32), k=2, only_slides=["A1"], asked_by=None)
 
 
+def test_one_vector_where_a_table_is_expected_is_refused(built):
+    with pytest.raises(MismatchError, match=r"the query: embeddings of shape \(4,\), expected one"):
+        built.search(np.ones(4, np.float32), k=2, only_slides=["A1"])
+
+
+def test_a_search_for_no_neighbour_is_refused(built):
+    with pytest.raises(ValueError, match="0 neighbours, expected 1 or more"):
+        built.search(np.ones((1, 4), np.float32), k=0, only_slides=["A1"])
+    with pytest.raises(ValueError, match="0 neighbours, expected 1 or more"):
+        built.search_slides({"A1": ["B1"]}, k=0)
+
+
 def test_a_zero_vector_is_refused_when_the_index_is_built(store):
     vectors = np.ones((5, 4))
     vectors[3] = 0
     put(store, "D1", vectors=vectors)
     with pytest.raises(MismatchError, match="slide D1: the embedding of spot number 3 is zero"):
-        build_index(open_cohort(store.path), embedding="lite0")
+        ReferenceIndex.build(open_cohort(store.path), embedding="lite0")
     assert store.head.indexes == {}
 
 
 def test_an_opened_index_answers_like_the_one_that_was_built(store, built):
     query_SD = np.random.default_rng(5).normal(size=(4, 4)).astype(np.float32)
-    opened = open_index(open_cohort(store.path), embedding="lite0")
+    opened = ReferenceIndex.open(open_cohort(store.path), embedding="lite0")
     assert opened.record == built.record
     first, second = (
         index.search(query_SD, k=4, only_slides=SIZES, asked_by=None) for index in (built, opened)
@@ -350,27 +362,34 @@ def test_an_opened_index_answers_like_the_one_that_was_built(store, built):
     assert np.array_equal(first.distance_SK, second.distance_SK)
 
 
+def test_the_only_index_is_meant_where_none_is_named(store, built):
+    assert ReferenceIndex.open(open_cohort(store.path)).record == built.record
+    remove_index(open_cohort(store.path), "lite0")
+    with pytest.raises(MissingError, match=r"has no index; run `spahgc index build"):
+        ReferenceIndex.open(open_cohort(store.path))
+
+
 def test_an_index_never_built_names_the_command(store):
     with pytest.raises(
         MissingError, match=r"no index 'lite0', it has none at all; run `spahgc index build"
     ):
-        open_index(open_cohort(store.path), embedding="lite0")
+        ReferenceIndex.open(open_cohort(store.path), embedding="lite0")
 
 
 def test_an_embedding_nobody_has_names_the_command(store):
     with pytest.raises(MissingError, match=r"no slide .* 'uni'; run `spahgc embed .*--encoder uni"):
-        build_index(open_cohort(store.path), embedding="uni")
+        ReferenceIndex.build(open_cohort(store.path), embedding="uni")
 
 
 def test_slides_embedded_in_two_ways_are_never_indexed_together(store):
     put(store, "D1", weights=2)
     with pytest.raises(MismatchError, match="made in different ways"):
-        build_index(open_cohort(store.path), embedding="lite0")
+        ReferenceIndex.build(open_cohort(store.path), embedding="lite0")
 
 
 def test_building_again_commits_nothing_new(store, built):
     number = store.head.number
-    build_index(open_cohort(store.path), embedding="lite0")
+    ReferenceIndex.build(open_cohort(store.path), embedding="lite0")
     assert store.head.number == number
     assert list(store.head.indexes) == ["lite0"]
 
@@ -378,7 +397,7 @@ def test_building_again_commits_nothing_new(store, built):
 def test_an_index_of_a_slide_that_was_replaced_is_stale(store, built):
     put(store, "B1", seed=9)
     with pytest.raises(MismatchError, match=r"stale: slide B1 changed.*spahgc index build"):
-        open_index(open_cohort(store.path), embedding="lite0")
+        ReferenceIndex.open(open_cohort(store.path), embedding="lite0")
 
 
 def test_an_index_is_stale_though_the_new_slide_lies_where_the_old_one_did(store, built):
@@ -387,13 +406,13 @@ def test_an_index_is_stale_though_the_new_slide_lies_where_the_old_one_did(store
     put(store, "B1", seed=10)
     assert store.head.slides["B1"].group == "tables/B1"
     with pytest.raises(MismatchError, match=r"stale: slide B1 changed.*spahgc index build"):
-        open_index(open_cohort(store.path), embedding="lite0")
+        ReferenceIndex.open(open_cohort(store.path), embedding="lite0")
 
 
 def test_an_index_of_a_slide_that_lost_its_embedding_is_stale(store, built):
     add_slide(store, build_slide("B1", n_spots=4, seed=9), replace_existing=True)
     with pytest.raises(MismatchError, match=r"stale: slide B1 changed.*spahgc index build"):
-        open_index(open_cohort(store.path), embedding="lite0")
+        ReferenceIndex.open(open_cohort(store.path), embedding="lite0")
 
 
 def test_an_index_of_a_slide_that_is_gone_is_stale(store, built):
@@ -402,25 +421,25 @@ def test_an_index_of_a_slide_that_is_gone_is_stale(store, built):
         message="drop B1",
     )
     with pytest.raises(MismatchError, match=r"stale: slide B1 is gone.*spahgc index build"):
-        open_index(open_cohort(store.path), embedding="lite0")
+        ReferenceIndex.open(open_cohort(store.path), embedding="lite0")
 
 
 def test_the_same_slide_ingested_again_leaves_the_index_fresh(store, built):
     put(store, "B1")
-    assert open_index(open_cohort(store.path), embedding="lite0").record == built.record
+    assert ReferenceIndex.open(open_cohort(store.path), embedding="lite0").record == built.record
 
 
 def test_a_record_of_another_form_names_the_command(store, built):
     digest = store.put_document(partial(layout.index_key, "lite0"), {"embedding": "lite0"})
     store.commit(lambda head: replace(head, indexes={"lite0": digest}), message="strange")
     with pytest.raises(DamagedStoreError, match=r"cannot be read.*spahgc index build"):
-        open_index(open_cohort(store.path), embedding="lite0")
+        ReferenceIndex.open(open_cohort(store.path), embedding="lite0")
 
 
 def test_slides_newer_than_the_index_may_ask_but_not_answer(store, built):
     put(store, "D1")
     cohort = open_cohort(store.path)
-    index = open_index(cohort, embedding="lite0")
+    index = ReferenceIndex.open(cohort, embedding="lite0")
     asking_SD = cohort["D1"].read_embedding("lite0")
     assert index.search(asking_SD, k=1, only_slides=["A1"], asked_by="D1").slides == ("A1",)
     with pytest.raises(MismatchError, match="lacks D1; run `spahgc index build"):

@@ -5,7 +5,7 @@ from distributed import Client, LocalCluster
 
 from spahgc.store.cohort import open_cohort
 from spahgc.store.drafts import EmbeddingDraft
-from spahgc.store.index import build_index, training
+from spahgc.store.index import ReferenceIndex, training
 from spahgc.store.index.blocks import search_on_dask
 from spahgc.store.opening import create_store
 from spahgc.store.staging import add_slide
@@ -44,9 +44,9 @@ def test_blocks_on_a_cluster_find_what_one_process_finds(
     cohort, client, kind, slides_per_task, monkeypatch
 ):
     monkeypatch.setattr(training, "FEWEST_SPOTS", 100)
-    build_index(cohort, embedding="tiny", kind=kind, name=kind, min_recall=0)
+    ReferenceIndex.build(cohort, embedding="tiny", kind=kind, name=kind, min_recall=0)
     cohort = open_cohort(cohort.where)
-    index = build_index(cohort, embedding="tiny", kind=kind, name=kind, min_recall=0)
+    index = ReferenceIndex.build(cohort, embedding="tiny", kind=kind, name=kind, min_recall=0)
     rule = {"exclude_patients": ["C"]}
     found = search_on_dask(
         client,

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -5,19 +7,16 @@ from spahgc.errors import DamagedStoreError, MismatchError
 from spahgc.store import layout
 from spahgc.store.cohort import open_cohort
 from spahgc.store.drafts import EmbeddingDraft
-from spahgc.store.index import (
-    ReferenceIndex,
-    build_index,
-    measure_recall,
-    open_index,
-    remove_slides,
-    training,
-)
+from spahgc.store.index import ReferenceIndex, remove_slides, training
+from spahgc.store.index import trained as trained_kinds
 from spahgc.store.index.arrays import read_array, write_array
 from spahgc.store.index.distances import prepare
 from spahgc.store.index.graphs import encode_graph, restore_graph
+from spahgc.store.index.recall import RecallTest
+from spahgc.store.index.shares import Asked
 from spahgc.store.index.trained import TrainedIndex, encode_piece, train_shared
 from spahgc.store.opening import create_store
+from spahgc.store.slide import StoredSlide
 from spahgc.store.staging import add_slide
 from tests.conftest import build_slide
 
@@ -52,7 +51,38 @@ def store(tmp_path, monkeypatch):
 
 
 def build(store, kind, **how):
-    return build_index(open_cohort(store.path), embedding="tiny", kind=kind, **how)
+    return ReferenceIndex.build(open_cohort(store.path), embedding="tiny", kind=kind, **how)
+
+
+def train(kind, vectors, read=None, *, metric="l2", effort=512):
+    sample_SD = np.concatenate(list(vectors.values()))
+    shared = train_shared(kind, sample_SD, n_spots=len(sample_SD), metric=metric)
+    pieces = {n: encode_piece(kind, v, shared, metric=metric) for n, v in vectors.items()}
+    read = read or vectors.__getitem__
+    return TrainedIndex(kind, shared, pieces, read=read, metric=metric, effort=effort)
+
+
+def search_one(trained, query_SD, names, *, k):
+    [found] = trained.search_together([Asked(query_SD, names)], k=k)
+    return found.as_neighbors(names)
+
+
+def assert_same(ours, theirs):
+    assert ours.slides == theirs.slides
+    for table in ("slide_SK", "spot_SK", "distance_SK"):
+        assert np.array_equal(getattr(ours, table), getattr(theirs, table), equal_nan=True)
+
+
+class CountingRead:
+    """Read slides at hand, and count how often each was."""
+
+    def __init__(self, vectors):
+        self.vectors = vectors
+        self.counts = Counter()
+
+    def __call__(self, name):
+        self.counts[name] += 1
+        return self.vectors[name]
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
@@ -60,16 +90,11 @@ def build(store, kind, **how):
 def test_looking_everywhere_finds_what_exact_search_finds(kind, metric):
     raw = {name: draw_vectors(name, n) for name, n in SIZES.items()}
     vectors = {n: prepare(v, metric=metric, owner=n) for n, v in raw.items()}
-    sample_SD = np.concatenate(list(vectors.values()))
-    shared = train_shared(kind, sample_SD, n_spots=len(sample_SD), metric=metric)
-    pieces = {n: encode_piece(kind, v, shared, metric=metric) for n, v in vectors.items()}
-    trained = TrainedIndex(
-        kind, shared, pieces, read=vectors.__getitem__, metric=metric, effort=512
-    )
+    trained = train(kind, vectors, metric=metric)
     exact = ReferenceIndex.of_vectors(raw, metric=metric)
     for names in [("A1", "A2", "B1"), ("A2",), ("A1", "C1", "D1"), tuple(SIZES)]:
         true = exact.search(raw["B1"], k=6, only_slides=names)
-        found = trained.search(vectors["B1"], names, k=6).as_neighbors(names)
+        found = search_one(trained, vectors["B1"], names, k=6)
         assert np.array_equal(found.exists_SK, true.exists_SK)
         same = (found.slide_SK == true.slide_SK) & (found.spot_SK == true.spot_SK)
         assert same.mean() > 0.97  # half precision swaps a few
@@ -77,16 +102,75 @@ def test_looking_everywhere_finds_what_exact_search_finds(kind, metric):
         np.testing.assert_allclose(found.distance_SK[same], true.distance_SK[same], **exact_to)
 
 
+@pytest.mark.parametrize("proposed_at_once", [1, 4_000, 2**22])
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_askers_are_told_what_each_is_told_alone(kind, proposed_at_once, monkeypatch):
+    monkeypatch.setattr(trained_kinds, "PROPOSED_AT_ONCE", proposed_at_once)
+    vectors = {name: draw_vectors(name, n) for name, n in SIZES.items()}
+    trained = train(kind, vectors, effort=16)
+    asked = [Asked(vectors[name][:20], tuple(sorted({*SIZES} - {name}))) for name in SIZES]
+    asked += [Asked(vectors["A1"][:0], ("B1",)), Asked(vectors["A1"][:3], ())]
+    together = trained.search_together(iter(asked), k=6)
+    for one, found in zip(asked, together, strict=True):
+        assert_same(found.as_neighbors(one.names), search_one(trained, *one, k=6))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_slides_that_ask_together_find_what_each_finds_alone(store, kind):
+    index = build(store, kind, min_recall=0.5)
+    found = index.search_slides({"A1": ["B1", "C1"], "C1": ["A1", "A2", "C1"]}, k=5)
+    assert_same(found["A1"], index.search_slide("A1", k=5, only_slides=["B1", "C1"]))
+    assert_same(found["C1"], index.search_slide("C1", k=5, only_slides=["A1", "A2"]))
+
+
+def test_slides_are_read_once_for_all_who_ask_and_kept_while_there_is_room(monkeypatch):
+    vectors = {name: draw_vectors(name, n) for name, n in SIZES.items()}
+    asked = [Asked(vectors[name][:50], tuple(sorted({*SIZES} - {name}))) for name in SIZES]
+    monkeypatch.setattr(trained_kinds, "KEPT_NUMBERS", vectors["A1"].size + vectors["A2"].size)
+    read = CountingRead(vectors)
+    trained = train("ivfpq", vectors, read)
+    first = list(trained.search_together(asked, k=6))
+    assert read.counts == dict.fromkeys(SIZES, 1)
+    second = list(trained.search_together(asked, k=6))
+    assert read.counts == {"A1": 1, "A2": 1, "B1": 2, "C1": 2, "D1": 2}
+    for one, before, after in zip(asked, first, second, strict=True):
+        assert_same(before.as_neighbors(one.names), after.as_neighbors(one.names))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_building_reads_a_slide_once_for_each_effort_tried(store, kind, monkeypatch):
+    monkeypatch.setattr(trained_kinds, "KEPT_NUMBERS", 0)
+    counts, read_embedding = Counter(), StoredSlide.read_embedding
+
+    def counting_read(slide, name):
+        counts[slide.name] += 1
+        return read_embedding(slide, name)
+
+    monkeypatch.setattr(StoredSlide, "read_embedding", counting_read)
+    tried = []
+    recall = RecallTest.recall
+
+    def counting_recall(test, search):
+        tried.append(recall(test, search))
+        return tried[-1]
+
+    monkeypatch.setattr(RecallTest, "recall", counting_recall)
+    with pytest.raises(MismatchError, match="--min-recall"):
+        build(store, kind, min_recall=1.01)
+    assert len(tried) > 2
+    others = 5  # learn, sort, fill the lists or graphs, draw queries, search exactly
+    assert max(counts.values()) <= others + len(tried)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_trained_index_is_opened_as_it_was_built_and_leaves_slides_out(store, kind):
     built = build(store, kind, min_recall=0.8)
-    opened = open_index(open_cohort(store.path), embedding="tiny")
+    opened = ReferenceIndex.open(open_cohort(store.path), embedding="tiny")
     assert opened.record == built.record
     assert opened.record.recall["recall"] >= 0.8
     first, second = (i.search_slide("B1", k=5, exclude_slides=["A2"]) for i in (built, opened))
     assert first.slides == ("A1", "C1")
-    for table in ("slide_SK", "spot_SK", "distance_SK"):
-        assert np.array_equal(getattr(first, table), getattr(second, table))
+    assert_same(first, second)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -105,7 +189,7 @@ def test_a_new_slide_touches_its_own_piece_alone(store, kind):
 def test_a_slide_taken_out_is_never_found_again(store):
     build(store, "ivf", min_recall=0.5)
     remove_slides(open_cohort(store.path), "tiny", ["A1"])
-    opened = open_index(open_cohort(store.path), embedding="tiny")
+    opened = ReferenceIndex.open(open_cohort(store.path), embedding="tiny")
     assert opened.search_slide("B1", k=5, exclude_slides=()).slides == ("A2", "C1")
 
 
@@ -117,11 +201,20 @@ def test_too_little_recall_is_refused_with_what_to_change(store):
 
 def test_recall_is_measured_again_on_an_open_index(store):
     built = build(store, "ivf", min_recall=0.5)
-    measured = measure_recall(built, n_queries=400)
+    measured = built.measure_recall(n_queries=400)
     assert measured.recall == pytest.approx(built.record.recall["recall"], abs=1e-4)
     assert measured.n_queries == built.record.recall["n_queries"]
-    exact = build_index(open_cohort(store.path), embedding="tiny", name="exact", kind="flat")
-    assert measure_recall(exact, n_queries=50).recall == 1
+    exact = ReferenceIndex.build(
+        open_cohort(store.path), embedding="tiny", name="exact", kind="flat"
+    )
+    assert exact.measure_recall(n_queries=50).recall == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_query_of_another_encoder_is_refused_by_trained_kinds_too(store, kind):
+    index = build(store, kind, min_recall=0.5)
+    with pytest.raises(MismatchError, match=r"vectors of 5 numbers, .* of 16; embed both"):
+        index.search(np.ones((3, 5), np.float32), k=2, exclude_slides=())
 
 
 def test_too_few_spots_are_refused(store, monkeypatch):

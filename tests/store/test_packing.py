@@ -8,7 +8,7 @@ from spahgc.store.care import verify_store
 from spahgc.store.cohort import open_cohort
 from spahgc.store.copying import copy_store, open_source
 from spahgc.store.editing import remove_slide
-from spahgc.store.index import build_index, open_index
+from spahgc.store.index import ReferenceIndex
 from spahgc.store.opening import create_store, open_store
 from spahgc.store.packing import pack_store
 from spahgc.store.staging import add_slide
@@ -26,7 +26,7 @@ def template(tmp_path_factory):
     remove_slide(store, "C1")
     for name in ("A1", "B1"):
         embed_slide(place, name)
-    build_index(open_cohort(place), embedding="lite0")
+    ReferenceIndex.build(open_cohort(place), embedding="lite0")
     return place
 
 
@@ -61,7 +61,7 @@ def test_a_packed_store_is_the_store_in_one_file(place, archive):
     packed, stored = open_cohort(archive)["A1"], open_cohort(place)["A1"]
     assert (packed.read_counts() != stored.read_counts()).nnz == 0
     assert (packed.read_embedding("lite0") == stored.read_embedding("lite0")).all()
-    index = open_index(open_cohort(archive), embedding="lite0")
+    index = ReferenceIndex.open(open_cohort(archive), embedding="lite0")
     assert index.search_slide("A1", k=1, exclude_slides=["A1"])
 
 

@@ -9,9 +9,9 @@ from distributed import Client, as_completed
 
 from spahgc.errors import DamagedStoreError
 from spahgc.store.cohort import Cohort
-from spahgc.store.index.building import index_of_record
+from spahgc.store.index.building import open_learned
 from spahgc.store.index.neighbors import Neighbors, merge_neighbors
-from spahgc.store.index.records import read_record
+from spahgc.store.index.records import read_record, reader_of
 from spahgc.store.index.reference import ReferenceIndex
 from spahgc.store.opening import open_store
 
@@ -120,4 +120,5 @@ def _open_block(where: str, number: int, name: str, slides: tuple[str, ...]) -> 
         slides={slide: record.slides[slide] for slide in slides},
         pieces={slide: piece for slide, piece in record.pieces.items() if slide in slides},
     )
-    return index_of_record(cohort, name, part)
+    learned = open_learned(cohort, name, part)
+    return ReferenceIndex(cohort, part, read=reader_of(cohort, part), trained=learned)

@@ -4,17 +4,21 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Final, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from spahgc.errors import MismatchError, MissingError
 from spahgc.store import layout
 from spahgc.store.cohort import Cohort
 from spahgc.store.index.distances import Metric, prepare
-from spahgc.store.index.records import IndexRecord, Kind, check_fresh, commit_record, read_record
-from spahgc.store.index.reference import ReferenceIndex
+from spahgc.store.index.records import (
+    IndexRecord,
+    Kind,
+    check_fresh,
+    commit_record,
+    read_record,
+    reader_of,
+)
 from spahgc.store.index.shares import Read
-from spahgc.store.index.training import build_trained, open_trained
+from spahgc.store.index.trained import TrainedIndex
+from spahgc.store.index.training import IndexParts, build_trained, open_trained
 
 FLAT_UP_TO: Final = 200_000
 """Spots up to which ``auto`` is exact; docs/scale.md says why."""
@@ -23,41 +27,21 @@ MIN_RECALL: Final = 0.95
 """Of the true 10 neighbours of a spot."""
 
 
-def build_index(
+def build_parts(
     cohort: Cohort,
     *,
     embedding: str,
-    name: str | None = None,
-    metric: Metric = "cosine",
-    kind: Kind | Literal["auto"] = "auto",
-    slides: Collection[str] | None = None,
-    min_recall: float = MIN_RECALL,
-    retrain: bool = False,
-) -> ReferenceIndex:
-    """Index slides that have the embedding, and commit the record.
+    name: str,
+    metric: Metric,
+    kind: Kind | Literal["auto"],
+    slides: Collection[str] | None,
+    min_recall: float,
+    retrain: bool,
+) -> IndexParts:
+    """Build what `spahgc.store.index.reference.ReferenceIndex.build` asks for; commit its record.
 
     Where there is an index of that name over the same embedding, only slides that are new to it
     or have changed are sorted into it.
-
-    Parameters
-    ----------
-    cohort
-        The store.
-    embedding
-        Name of the embedding.
-    name
-        Of the index; by default the embedding's.
-    metric
-        What near means.
-    kind
-        ``flat`` is exact; ``ivf``, ``ivfpq`` and ``hnsw`` find most neighbours in less time;
-        ``auto`` is ``flat`` up to `FLAT_UP_TO` spots, then ``ivf``.
-    slides
-        Which; by default every one that has the embedding.
-    min_recall
-        Share of true neighbours that an approximate kind must find.
-    retrain
-        Learn an approximate kind anew rather than add to it.
 
     Raises
     ------
@@ -67,7 +51,7 @@ def build_index(
         If slides were embedded in different ways, a vector is zero or not a number, or an
         approximate kind finds too few of the true neighbours.
     """
-    layout.check_embedding_name(name or embedding)
+    layout.check_embedding_name(name)
     names = _slides_to_index(cohort, embedding, slides)
     record = IndexRecord(
         embedding=embedding,
@@ -77,16 +61,14 @@ def build_index(
         kind=_choose_kind(kind, metric, sum(cohort[slide].n_spots for slide in names)),
         commit=cohort.commit.number,
     )
-    name = name or embedding
+    read = _vectors_of(cohort, record)
     if record.kind == "flat":
         for slide in names:  # zero vectors are refused now, not in the middle of a run
-            _vectors_of(cohort, record)(slide)
-        return ReferenceIndex(cohort, commit_record(cohort, name, record))
+            read(slide)
+        return IndexParts(commit_record(cohort, name, record), None)
     kept = None if retrain else _kept(cohort, name, record)
-    read = _vectors_of(cohort, record)
     built = build_trained(cohort, name, record, read, kept=kept, min_recall=min_recall)
-    committed = commit_record(cohort, name, built.record)
-    return ReferenceIndex(cohort, committed, trained=built.trained)
+    return built._replace(record=commit_record(cohort, name, built.record))
 
 
 def _choose_kind(kind: Kind | Literal["auto"], metric: Metric, n_spots: int) -> Kind:
@@ -112,13 +94,9 @@ def _kept(cohort: Cohort, name: str, record: IndexRecord) -> IndexRecord | None:
 
 
 def _vectors_of(cohort: Cohort, record: IndexRecord) -> Read:
-    """Read a slide's vectors as they are compared."""
-
-    def read(slide: str) -> NDArray[np.float32]:
-        embedding_SD = cohort[slide].read_embedding(record.embedding)
-        return prepare(embedding_SD, metric=record.metric, owner=f"slide {slide}")
-
-    return read
+    """Give what reads a slide's vectors as they are compared."""
+    read = reader_of(cohort, record)
+    return lambda slide: prepare(read(slide), metric=record.metric, owner=f"slide {slide}")
 
 
 def _slides_to_index(cohort: Cohort, embedding: str, slides: Collection[str] | None) -> list[str]:
@@ -135,31 +113,20 @@ def _slides_to_index(cohort: Cohort, embedding: str, slides: Collection[str] | N
     return names
 
 
-def open_index(
-    cohort: Cohort, *, embedding: str | None = None, name: str | None = None
-) -> ReferenceIndex:
-    """Open the index over ``embedding`` and check that it still fits the slides.
-
-    Parameters
-    ----------
-    cohort
-        The store.
-    embedding
-        Name of the embedding; by default the one that the index called ``name`` is over.
-    name
-        Of the index; by default the embedding's.
+def open_parts(cohort: Cohort, *, embedding: str | None, name: str | None) -> IndexParts:
+    """Open what `spahgc.store.index.reference.ReferenceIndex.open` asks for.
 
     Raises
     ------
     MissingError
-        If it was never built.
+        If it was never built, or which is meant cannot be told.
     MismatchError
         If one of its slides was replaced, removed or embedded anew since, or it is over another
         embedding.
     DamagedStoreError
         If its record is not one.
     """
-    name = name or embedding or ""
+    name = name or embedding or _only_index(cohort)
     record = read_record(cohort, name)
     if embedding is not None and embedding != record.embedding:
         raise MismatchError(
@@ -167,15 +134,25 @@ def open_index(
             f"with `--name`, or use `--encoder {record.embedding}`"
         )
     check_fresh(cohort, name, record)
-    return index_of_record(cohort, name, record)
+    return IndexParts(record, open_learned(cohort, name, record))
 
 
-def index_of_record(cohort: Cohort, name: str, record: IndexRecord) -> ReferenceIndex:
-    """Open an index, or a part of one, that is known to fit the store."""
+def open_learned(cohort: Cohort, name: str, record: IndexRecord) -> TrainedIndex | None:
+    """Open what an index, or a part of one, has learned, if it fits the store; of ``flat`` None."""
     if record.kind == "flat" or not record.slides:
-        return ReferenceIndex(cohort, record)
-    trained = open_trained(cohort, name, record, _vectors_of(cohort, record))
-    return ReferenceIndex(cohort, record, trained=trained)
+        return None
+    return open_trained(cohort, name, record, _vectors_of(cohort, record))
+
+
+def _only_index(cohort: Cohort) -> str:
+    names = sorted(cohort.commit.indexes)
+    if not names:
+        raise MissingError(
+            f"{cohort.where} has no index; run `spahgc index build --store {cohort.where}`"
+        )
+    if len(names) > 1:
+        raise MissingError(f"{cohort.where} has indexes {', '.join(names)}; say which is meant")
+    return names[0]
 
 
 def remove_slides(cohort: Cohort, name: str, slides: Collection[str]) -> IndexRecord:

@@ -41,8 +41,12 @@ def prepare(
     ------
     MismatchError
         If a vector is zero or not a number; ``owner`` and the spot's number are in the text,
-        which counts from ``first``.
+        which counts from ``first``. Also if they are no (S, D) array.
     """
+    if embedding_SD.ndim != 2:
+        raise MismatchError(
+            f"{owner}: embeddings of shape {embedding_SD.shape}, expected one row for each spot"
+        )
     # a sum of squares in float32 may overflow where the length in float64 does not
     length_S = np.sqrt(np.einsum("sd,sd->s", embedding_SD, embedding_SD, dtype=np.float64))
     bad_S = np.flatnonzero(~np.isfinite(length_S) | (length_S == 0))
@@ -55,6 +59,21 @@ def prepare(
         scale_S1 = (1 / length_S[:, None]).astype(np.float32)
         return np.ascontiguousarray(embedding_SD * scale_S1, dtype=np.float32)
     return np.ascontiguousarray(embedding_SD, dtype=np.float32)
+
+
+def check_size(query_SD: NDArray[np.float32], size: int, *, owner: str) -> None:
+    """Refuse queries that have not D numbers, as many as what they are compared with.
+
+    Raises
+    ------
+    MismatchError
+        If they have not; whose they are compared with is in the text.
+    """
+    if query_SD.shape[1] != size:
+        raise MismatchError(
+            f"the query has vectors of {query_SD.shape[1]} numbers, {owner} of {size}; "
+            "embed both with one encoder"
+        )
 
 
 def measure_pairs(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spahgc.errors import DamagedStoreError
-from spahgc.store.index.distances import FAISS_METRIC, Metric
+from spahgc.store.index.distances import FAISS_METRIC, Metric, check_size
 from spahgc.store.index.library import faiss
 from spahgc.store.index.pieces import Nearest, merge_nearest
 from spahgc.store.index.shares import Arrays, Read, SlideRange
@@ -84,7 +84,9 @@ class SlideGraphs:
         for name, piece in self._pieces.items():
             if any(first <= start < stop for first, stop in ranges):
                 how = faiss.SearchParametersHNSW(efSearch=max(effort, n))
-                score_SN, spot_SN = self._graph(name).search(query_SD, n, params=how)
+                graph = self._graph(name)
+                check_size(query_SD, graph.d, owner=f"slide {name}")
+                score_SN, spot_SN = graph.search(query_SD, n, params=how)
                 missing_SN = spot_SN < 0
                 score_SN = np.where(
                     missing_SN, np.inf, -score_SN if self._metric == "cosine" else score_SN

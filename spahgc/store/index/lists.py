@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from spahgc.store.index.distances import FAISS_METRIC, Metric
+from spahgc.store.index.distances import FAISS_METRIC, Metric, check_size
 from spahgc.store.index.library import faiss
 from spahgc.store.index.pieces import Nearest, merge_nearest
 from spahgc.store.index.shares import Arrays, Read, SlideRange
@@ -115,6 +115,7 @@ class InvertedLists:
         self, query_SD: NDArray[np.float32], ranges: Sequence[SlideRange], n: int, *, effort: int
     ) -> Nearest:
         """Look for the nearest ``n`` spots of some ranges in the ``effort`` nearest lists."""
+        check_size(query_SD, self._lists.d, owner="the index")
         best: Nearest | None = None
         for start, stop in ranges:
             chosen = faiss.IDSelectorRange(start, stop, True)  # ids are sorted in a list

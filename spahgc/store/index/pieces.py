@@ -11,8 +11,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from spahgc.errors import MismatchError
-from spahgc.store.index.distances import FAISS_METRIC, Metric
+from spahgc.store.index.distances import FAISS_METRIC, Metric, check_size
 from spahgc.store.index.library import faiss, n_gpus
 
 MOST_ON_GPU: Final = 2048
@@ -59,23 +58,9 @@ class Piece:
         """U."""
         return len(self.vectors_UD)
 
-    def check_size(self, query_SD: NDArray[np.float32]) -> None:
-        """Refuse queries of another length.
-
-        Raises
-        ------
-        MismatchError
-            If queries and vectors have different numbers of numbers.
-        """
-        if query_SD.shape[1] != self.vectors_UD.shape[1]:
-            raise MismatchError(
-                f"the query has vectors of {query_SD.shape[1]} numbers, slide {self.name} of "
-                f"{self.vectors_UD.shape[1]}; embed both with one encoder"
-            )
-
     def nearest(self, query_SD: NDArray[np.float32], n: int) -> Nearest:
         """Find the ``n`` nearest vectors of each query, as exactly as float32 tells."""
-        self.check_size(query_SD)
+        check_size(query_SD, self.vectors_UD.shape[1], owner=f"slide {self.name}")
         n_found = min(n, self.n_vectors)
         score_SN, vector_SN = Nearest.nobody(len(query_SD), n)
         score, vector_SN[:, :n_found] = _search(query_SD, self.vectors_UD, n_found, self.metric)

@@ -17,16 +17,15 @@ from spahgc.store.index.distances import Metric
 from spahgc.store.index.exact import search_exactly
 from spahgc.store.index.neighbors import Neighbors, merge_neighbors
 from spahgc.store.index.pieces import Piece
-from spahgc.store.index.reference import ReferenceIndex
-from spahgc.store.index.shares import Read
+from spahgc.store.index.shares import Asked, Read
 
 K: Final = 10
 N_QUERIES: Final = 400
 MOST_ASKING: Final = 40
 """Slides that queries are taken from."""
 
-Search: TypeAlias = Callable[[NDArray[np.float32], tuple[str, ...]], Neighbors]
-"""Finds `K` neighbours of prepared queries on the slides named."""
+Search: TypeAlias = Callable[[Sequence[Asked]], Sequence[Neighbors]]
+"""Finds `K` neighbours of prepared queries for each of several askers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,8 +44,9 @@ class RecallTest:
     def recall(self, search: Search) -> float:
         """Give the share of true neighbours found; another spot as near as the last counts too."""
         found, n_true = 0, 0
-        for name, query_SD in self.query_SD.items():
-            near = search(query_SD, self.may_answer[name])
+        asking = sorted(self.query_SD)
+        asked = [Asked(self.query_SD[name], self.may_answer[name]) for name in asking]
+        for name, near in zip(asking, search(asked), strict=True):
             true = self.true[name]
             last_S1 = np.nan_to_num(true.distance_SK).max(axis=1, keepdims=True)
             is_tie_SK = near.distance_SK <= last_S1 * (1 + 1e-6) + 1e-7  # scaled twice
@@ -73,28 +73,25 @@ class MeasuredRecall(NamedTuple):
     """Spots asked about."""
 
     seconds: float
-    """For all of them, the index being open."""
+    """For all of them together, the index being open."""
 
 
-def measure_recall(index: ReferenceIndex, *, n_queries: int = N_QUERIES) -> MeasuredRecall:
-    """Compare an open index with exact search, each query's own slide left out."""
-    record = index.record
-    test = make_recall_test(
-        sorted(record.slides), index.read_vectors, metric=record.metric, n_queries=n_queries
-    )
+def measure_recall(
+    slides: Sequence[str], read: Read, search: Search, *, metric: Metric, n_queries: int
+) -> MeasuredRecall:
+    """Compare a search with the exact one, each query's own slide left out; see `RecallTest`."""
+    test = make_recall_test(slides, read, metric=metric, n_queries=n_queries)
+    test.recall(search)  # pieces are read and lists filled before the clock counts
     seconds = 0.0
 
-    def search(query_SD: NDArray[np.float32], names: tuple[str, ...]) -> Neighbors:
+    def timed(asked: Sequence[Asked]) -> Sequence[Neighbors]:
         nonlocal seconds
         start = perf_counter()
-        near = index.search(query_SD, k=K, only_slides=names)
+        near = search(asked)
         seconds += perf_counter() - start
         return near
 
-    test.recall(search)  # pieces are read and lists filled before the clock counts
-    seconds = 0.0
-    recall = test.recall(search)
-    return MeasuredRecall(recall, K, test.n_queries, seconds)
+    return MeasuredRecall(test.recall(timed), K, test.n_queries, seconds)
 
 
 def make_recall_test(

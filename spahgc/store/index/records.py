@@ -5,12 +5,16 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from spahgc.errors import DamagedStoreError, MismatchError, MissingError
 from spahgc.store import layout
 from spahgc.store.cohort import Cohort
 from spahgc.store.commits import Commit
 from spahgc.store.index.distances import METRICS, Metric
 from spahgc.store.index.library import FAISS_VERSION
+from spahgc.store.index.shares import Read
 
 Kind: TypeAlias = Literal["flat", "ivf", "ivfpq", "hnsw"]
 KINDS: Final[tuple[str, ...]] = get_args(Kind)
@@ -110,6 +114,24 @@ def stale_slides(cohort: Cohort, record: IndexRecord) -> dict[str, str]:
         elif entry.encoders[record.embedding] != record.fingerprint:
             reasons[slide] = f"changed since: its embedding {record.embedding!r} is another one"
     return reasons
+
+
+def reader_of(cohort: Cohort, record: IndexRecord) -> Read:
+    """Give what reads the embedding of a slide that is in the index, or made like those that are.
+
+    It raises MismatchError where the slide's was made in another way.
+    """
+
+    def read(slide: str) -> NDArray[np.float32]:
+        stored, name = cohort[slide], record.embedding
+        if stored.entry.encoders.get(name) not in {None, record.fingerprint}:
+            raise MismatchError(
+                f"slide {slide} has embeddings {name!r} made in another way than those of the "
+                "index (weights, patch or precision); embed it again"
+            )
+        return stored.read_embedding(name)
+
+    return read
 
 
 def commit_record(cohort: Cohort, name: str, record: IndexRecord) -> IndexRecord:

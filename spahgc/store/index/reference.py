@@ -1,56 +1,46 @@
 """Find the spots of other slides that look most like a given one."""
 
-from collections.abc import Collection, Iterable, Mapping
-from functools import cached_property
-from itertools import chain
-from typing import Final, Self
+from collections.abc import Collection, Mapping
+from functools import cached_property, partial
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spahgc.errors import MismatchError, MissingError, ProtocolError
 from spahgc.store.cohort import Cohort
-from spahgc.store.index.distances import Metric, prepare
-from spahgc.store.index.exact import search_exactly
-from spahgc.store.index.joined import search_each_other
-from spahgc.store.index.library import n_gpus
-from spahgc.store.index.neighbors import Candidates, Neighbors, concatenate
-from spahgc.store.index.pieces import Piece
-from spahgc.store.index.records import IndexRecord
-from spahgc.store.index.shares import Read
+from spahgc.store.index.building import MIN_RECALL, build_parts, open_parts
+from spahgc.store.index.distances import Metric
+from spahgc.store.index.neighbors import Neighbors
+from spahgc.store.index.recall import N_QUERIES, K, MeasuredRecall, measure_recall
+from spahgc.store.index.records import IndexRecord, Kind, reader_of
+from spahgc.store.index.rules import Patients, may_answer
+from spahgc.store.index.searching import SlideVectors
+from spahgc.store.index.shares import Asked, Read
 from spahgc.store.index.trained import TrainedIndex
-from spahgc.store.splits import UNKNOWN
-
-QUERIES_AT_ONCE: Final = 16_384
-"""Queries held in the form they are compared in: a larger slide is searched for in parts."""
 
 
 class ReferenceIndex:
-    """The embeddings of many slides, one piece a slide, to be searched under a rule of exclusion.
-
-    Pieces are read when they are first searched, so a fold pays for its own slides only, and
-    leaving slides out costs nothing and hides nothing.
-    """
+    """The embeddings of many slides, to be searched under a rule of exclusion."""
 
     def __init__(
         self,
         cohort: Cohort | None,
         record: IndexRecord,
         *,
-        read: Read | None = None,
-        patients: Mapping[str, str | None] | None = None,
+        read: Read,
+        patients: Patients | None = None,
         trained: TrainedIndex | None = None,
     ) -> None:
-        """Use `build_index`, `open_index` or `ReferenceIndex.of_vectors` where they will do.
+        """Use `build`, `open` or `of_vectors` where they will do.
 
         Parameters
         ----------
         cohort
-            The store; None where ``read`` and ``patients`` say all.
+            The store; None where there is none.
         record
             Which slides, and how they are compared.
         read
-            Reads a slide's vectors; by default the embedding on record.
+            Reads a slide's vectors as they are stored.
         patients
             Of every slide that may be named in an exclusion, None where unknown; by default as
             the store has it.
@@ -59,10 +49,90 @@ class ReferenceIndex:
         """
         self.record = record
         self._cohort = cohort
-        self._read = read or self._read_embedding
+        self._read = read
         self._known_patients = patients
-        self._trained = trained
-        self._pieces: dict[str, Piece] = {}
+        self._vectors = SlideVectors(read, metric=record.metric, trained=trained)
+
+    @classmethod
+    def build(
+        cls,
+        cohort: Cohort,
+        *,
+        embedding: str,
+        name: str | None = None,
+        metric: Metric = "cosine",
+        kind: Kind | Literal["auto"] = "auto",
+        slides: Collection[str] | None = None,
+        min_recall: float = MIN_RECALL,
+        retrain: bool = False,
+    ) -> Self:
+        """Index slides that have the embedding, and commit the record.
+
+        Where there is an index of that name over the same embedding, only slides that are new to
+        it or have changed are sorted into it.
+
+        Parameters
+        ----------
+        cohort
+            The store.
+        embedding, name
+            Of the embedding, and of the index; by default the same.
+        metric
+            What near means.
+        kind
+            ``flat`` is exact; ``ivf``, ``ivfpq`` and ``hnsw`` find most neighbours in less time;
+            ``auto`` is ``flat`` up to `FLAT_UP_TO` spots, then ``ivf``.
+        slides
+            Which; by default every one that has the embedding.
+        min_recall
+            Share of true neighbours that an approximate kind must find.
+        retrain
+            Learn an approximate kind anew rather than add to it.
+
+        Raises
+        ------
+        MissingError
+            If no slide, or one of ``slides``, has the embedding.
+        MismatchError
+            If slides were embedded in different ways, a vector is zero or not a number, or an
+            approximate kind finds too few of the true neighbours.
+        """
+        record, trained = build_parts(
+            cohort,
+            embedding=embedding,
+            name=name or embedding,
+            metric=metric,
+            kind=kind,
+            slides=slides,
+            min_recall=min_recall,
+            retrain=retrain,
+        )
+        return cls(cohort, record, read=reader_of(cohort, record), trained=trained)
+
+    @classmethod
+    def open(cls, cohort: Cohort, *, embedding: str | None = None, name: str | None = None) -> Self:
+        """Open an index of the store and check that it still fits the slides.
+
+        Parameters
+        ----------
+        cohort
+            The store.
+        embedding, name
+            What it must be over, and its own name; by default the embedding's. With neither, the
+            only index there is.
+
+        Raises
+        ------
+        MissingError
+            If it was never built, or which is meant cannot be told.
+        MismatchError
+            If one of its slides was replaced, removed or embedded anew since, or it is over
+            another embedding.
+        DamagedStoreError
+            If its record is not one.
+        """
+        record, trained = open_parts(cohort, embedding=embedding, name=name)
+        return cls(cohort, record, read=reader_of(cohort, record), trained=trained)
 
     @classmethod
     def of_vectors(
@@ -70,7 +140,7 @@ class ReferenceIndex:
         vectors: Mapping[str, NDArray[np.float32]],
         *,
         metric: Metric = "cosine",
-        patients: Mapping[str, str | None] | None = None,
+        patients: Patients | None = None,
     ) -> Self:
         """Search vectors at hand, such as features that no store keeps, under the same contract.
 
@@ -143,9 +213,7 @@ class ReferenceIndex:
             only_slides=only_slides,
             asked_by=asked_by,
         )
-        starts = range(0, max(len(embedding_SD), 1), QUERIES_AT_ONCE)
-        parts = [self._nearest(embedding_SD, start, names, k) for start in starts]
-        return concatenate(parts).as_neighbors(names)
+        return self._vectors.search([Asked(embedding_SD, names)], k=k)[0]
 
     def search_slide(
         self,
@@ -173,7 +241,8 @@ class ReferenceIndex:
     ) -> dict[str, Neighbors]:
         """Search for all spots of several slides, which may ask each other; see `search`.
 
-        By cosine each pair of slides is compared once, whichever of them asks.
+        By cosine each pair of slides is compared once, whichever of them asks; a trained kind
+        reads what it has not in memory once for many of them.
 
         Parameters
         ----------
@@ -186,24 +255,12 @@ class ReferenceIndex:
         -------
         dict
             Of each slide that asks what `search_slide` finds.
-
-        Raises
-        ------
-        MismatchError
-            If a slide that may answer is not in the index, or a vector is zero or not a number.
         """
         names = {
             asking: self.may_answer(only_slides=others, asked_by=asking)
             for asking, others in may_answer.items()
         }
-        if self._trained is not None or self.record.metric != "cosine" or n_gpus():
-            return {
-                asking: self.search_slide(asking, k=k, only_slides=others)
-                for asking, others in names.items()
-            }
-        pieces = {name: self.piece(name) for name in {*names, *chain(*names.values())}}
-        found = search_each_other(pieces, names, k=k)
-        return {asking: found[asking].as_neighbors(names[asking]) for asking in names}
+        return self._vectors.search_slides(names, k=k)
 
     def may_answer(
         self,
@@ -214,80 +271,28 @@ class ReferenceIndex:
         asked_by: str | None = None,
     ) -> tuple[str, ...]:
         """List the slides that the rules of `search` leave, sorted."""
-        if exclude_slides is None and exclude_patients is None and only_slides is None:
-            raise ProtocolError(
-                "a search must say who may not answer: give exclude_slides, exclude_patients or "
-                "only_slides (an empty one where everybody may)"
-            )
-        hidden = {asked_by, *self._known_slides(exclude_slides or ())}
-        hidden |= self._slides_of(exclude_patients or ())
-        names = set(self.record.slides if only_slides is None else only_slides) - hidden
-        missing = sorted(names - set(self.record.slides))
-        if missing:
-            place = "" if self._cohort is None else f" --store {self._cohort.where}"
-            raise MismatchError(
-                f"the index over {self.record.embedding!r} lacks {', '.join(missing)}; "
-                f"run `spahgc index build{place}`"
-            )
-        return tuple(sorted(names))
-
-    def piece(self, name: str) -> Piece:
-        """Give one slide's vectors, read once and then kept."""
-        if name not in self._pieces:
-            vectors_SD = self.read_vectors(name)
-            self._pieces[name] = Piece(name, vectors_SD, metric=self.record.metric)
-        return self._pieces[name]
-
-    def read_vectors(self, name: str) -> NDArray[np.float32]:
-        """Read one slide's (S, D) vectors as they are compared."""
-        return prepare(self._read(name), metric=self.record.metric, owner=f"slide {name}")
-
-    def _nearest(
-        self, embedding_SD: NDArray[np.float32], start: int, names: tuple[str, ...], k: int
-    ) -> Candidates:
-        query_SD = prepare(
-            embedding_SD[start : start + QUERIES_AT_ONCE],
-            metric=self.record.metric,
-            owner="the query",
-            first=start,
+        return may_answer(
+            self.record,
+            self._patients,
+            where=None if self._cohort is None else self._cohort.where,
+            exclude_slides=exclude_slides,
+            exclude_patients=exclude_patients,
+            only_slides=only_slides,
+            asked_by=asked_by,
         )
-        if self._trained is not None:
-            return self._trained.search(query_SD, names, k=k)
-        pieces = [self.piece(name) for name in names]
-        return search_exactly(query_SD, pieces, k=k)
+
+    def measure_recall(self, *, n_queries: int = N_QUERIES) -> MeasuredRecall:
+        """Compare with exact search, each query's own slide left out."""
+        return measure_recall(
+            sorted(self.record.slides),
+            self._vectors.read_prepared,
+            partial(self._vectors.search, k=K),
+            metric=self.record.metric,
+            n_queries=n_queries,
+        )
 
     @cached_property
-    def _patients(self) -> Mapping[str, str | None]:
+    def _patients(self) -> Patients:
         if self._known_patients is not None or self._cohort is None:
             return self._known_patients or {}
         return self._cohort.patients(self._cohort.slides)
-
-    def _read_embedding(self, slide: str) -> NDArray[np.float32]:
-        if self._cohort is None:
-            raise MissingError(f"no vectors of slide {slide} are at hand")
-        stored, name = self._cohort[slide], self.record.embedding
-        if stored.entry.encoders.get(name) not in {None, self.record.fingerprint}:
-            raise MismatchError(
-                f"slide {slide} has embeddings {name!r} made in another way than those of the "
-                "index (weights, patch or precision); embed it again"
-            )
-        return stored.read_embedding(name)
-
-    def _known_slides(self, names: Iterable[str]) -> set[str]:
-        unknown = sorted(set(names) - set(self._patients))
-        if unknown:  # a misspelt name would exclude nobody, and leak
-            raise ProtocolError(
-                f"no slide {', '.join(unknown)} to exclude; there are {', '.join(self._patients)}"
-            )
-        return set(names)
-
-    def _slides_of(self, patients: Iterable[str | None]) -> set[str]:
-        owners = {name: patient or UNKNOWN for name, patient in self._patients.items()}
-        wanted = {patient or UNKNOWN for patient in patients}
-        unknown = sorted(wanted - set(owners.values()) - {UNKNOWN})
-        if unknown:
-            raise ProtocolError(
-                f"no patient {', '.join(unknown)} to exclude; there are "
-                f"{', '.join(sorted(set(owners.values())))}"
-            )
-        return {name for name, owner in owners.items() if owner in wanted}

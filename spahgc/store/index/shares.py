@@ -1,7 +1,7 @@
-"""Words that the trained kinds of an index share."""
+"""Words that the kinds of an index share."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,20 @@ Read: TypeAlias = Callable[[str], NDArray[np.float32]]
 """Gives the (S, D) vectors of a slide, as they are compared, by its name."""
 
 
+QUERIES_AT_ONCE: Final = 16_384
+"""Queries held in the form they are compared in: a larger slide is searched for in parts."""
+
+
+class Asked(NamedTuple):
+    """Queries, and who may answer them."""
+
+    query_SD: NDArray[np.float32]
+    """(S, D) as they are compared."""
+
+    names: tuple[str, ...]
+    """Slides that may answer, sorted."""
+
+
 class SlideRange(NamedTuple):
     """Spots of slides that follow each other in the index."""
 
@@ -21,6 +35,25 @@ class SlideRange(NamedTuple):
 
     stop: int
     """One after the last."""
+
+
+def keep_first(read: Read, *, most_numbers: int) -> Read:
+    """Keep in memory what is read first, until that many numbers are kept.
+
+    Slides are read in turn, again and again: whatever were kept last would be gone before it is
+    wanted.
+    """
+    kept: dict[str, NDArray[np.float32]] = {}
+
+    def read_or_recall(name: str) -> NDArray[np.float32]:
+        if name in kept:
+            return kept[name]
+        vectors_SD = read(name)
+        if vectors_SD.size + sum(vectors.size for vectors in kept.values()) <= most_numbers:
+            kept[name] = vectors_SD
+        return vectors_SD
+
+    return read_or_recall
 
 
 def ranges_of(

@@ -5,8 +5,7 @@ Dimension letters in this file:
 S queries or spots, D embedding size, N spots proposed
 """
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -25,12 +24,23 @@ from spahgc.store.index.lists import (
 )
 from spahgc.store.index.neighbors import Candidates
 from spahgc.store.index.pieces import Nearest
-from spahgc.store.index.shares import Arrays, Read, SlideRange, ranges_of
+from spahgc.store.index.shares import (
+    QUERIES_AT_ONCE,
+    Arrays,
+    Asked,
+    Read,
+    SlideRange,
+    keep_first,
+    ranges_of,
+)
 
 TrainedKind: TypeAlias = Literal["ivf", "ivfpq", "hnsw"]
 
-KEPT_SLIDES: Final = 32
-"""Slides whose vectors stay in memory to be measured against."""
+KEPT_NUMBERS: Final = 2**27
+"""Numbers of slides that stay in memory to be measured against, 512 MiB."""
+
+PROPOSED_AT_ONCE: Final = 2**22
+"""Spots proposed to askers who are answered in one pass, about 250 MB; a large one is alone."""
 
 MEASURED_AT_ONCE: Final = 1_000
 """Queries whose neighbours' vectors are held at once."""
@@ -68,65 +78,111 @@ class TrainedIndex:
         self._slides = tuple(pieces)
         sizes = [len(piece["levels" if kind == "hnsw" else "lists"]) for piece in pieces.values()]
         self._bounds = np.cumsum([0, *sizes])
-        self._read = lru_cache(KEPT_SLIDES)(read)
+        self._read = keep_first(read, most_numbers=KEPT_NUMBERS)
         self._proposer: Proposer = (
             SlideGraphs(pieces, read=read, metric=metric)
             if kind == "hnsw"
             else InvertedLists(shared, pieces, read=read, metric=metric)
         )
 
-    def search(
-        self, query_SD: NDArray[np.float32], names: tuple[str, ...], *, k: int
-    ) -> Candidates:
-        """Find about the nearest ``k`` spots of each query on the slides in ``names``."""
-        ranges = ranges_of(names, self._slides, self._bounds)
-        n_proposed = k * PROPOSED[self.kind] + PROPOSED[self.kind]
-        near = self._proposer.propose(query_SD, ranges, n_proposed, effort=self.effort)
-        place_SN = np.searchsorted(self._bounds, near.vector_SN, side="right") - 1
-        exists_SN = near.vector_SN >= 0
-        position = {name: number for number, name in enumerate(names)}
-        moved = np.array([position.get(name, -1) for name in self._slides] + [-1])
-        slide_SN = np.where(exists_SN, moved[place_SN], -1)
-        spot_SN = np.where(exists_SN, near.vector_SN - self._bounds[place_SN], -1)
-        proposed = Proposed(near.score_SN, slide_SN, spot_SN)
-        distance_SN = self._measure(query_SD, near, proposed, names)
-        found = Candidates(distance_SA=distance_SN, slide_SA=slide_SN, spot_SA=spot_SN)
-        return found.best(k)
+    def search_together(self, asked: Iterable[Asked], *, k: int) -> Iterator[Candidates]:
+        """Find about the nearest ``k`` spots of each query, of several askers at once.
 
-    def _measure(
-        self, query_SD: NDArray[np.float32], near: Nearest, proposed: Proposed, names: Sequence[str]
-    ) -> NDArray[np.float64]:
+        Vectors that are not in memory are read slide by slide, once for a whole group of askers.
+
+        Parameters
+        ----------
+        asked
+            Taken no sooner than their group's turn comes.
+        k
+            How many.
+
+        Yields
+        ------
+        Candidates
+            Of each asker in turn what it would be told alone.
+        """
+        most = min(QUERIES_AT_ONCE, PROPOSED_AT_ONCE // self._n_proposed(k))
+        group: list[Asked] = []
+        for one in asked:
+            if group and sum(len(other.query_SD) for other in [*group, one]) > most:
+                yield from self._answer(group, k)
+                group = []
+            group.append(one)
+        if group:
+            yield from self._answer(group, k)
+
+    def _answer(self, group: Sequence[Asked], k: int) -> Iterator[Candidates]:
+        proposed = self._propose(group, k)
+        distance_SN = self._measure(np.concatenate([one.query_SD for one in group]), proposed)
+        start = 0
+        for one in group:
+            rows = slice(start, start + len(one.query_SD))
+            position = {name: number for number, name in enumerate(one.names)}
+            moved = np.array([position.get(name, -1) for name in self._slides] + [-1])
+            yield Candidates(
+                distance_SA=distance_SN[rows],
+                slide_SA=moved[proposed.piece_SN[rows]],
+                spot_SA=proposed.vector_SN[rows],
+            ).best(k)
+            start = rows.stop
+
+    def _propose(self, group: Sequence[Asked], k: int) -> Proposed:
+        """Have spots of all slides proposed to each asker: the slide's place, and its spot."""
+        near = [
+            self._proposer.propose(
+                one.query_SD,
+                ranges_of(one.names, self._slides, self._bounds),
+                self._n_proposed(k),
+                effort=self.effort,
+            )
+            for one in group
+        ]
+        spot_SN = np.concatenate([found.vector_SN for found in near])  # counted over all slides
+        place_SN = np.searchsorted(self._bounds, spot_SN, side="right") - 1
+        return Proposed(
+            score_SN=np.concatenate([found.score_SN for found in near]),
+            piece_SN=place_SN,
+            vector_SN=np.where(spot_SN < 0, -1, spot_SN - self._bounds[place_SN]),
+        )
+
+    def _n_proposed(self, k: int) -> int:
+        return k * PROPOSED[self.kind] + PROPOSED[self.kind]
+
+    def _measure(self, query_SD: NDArray[np.float32], proposed: Proposed) -> NDArray[np.float64]:
         """Take distances to what was proposed, to vectors in memory where they are."""
-        if not isinstance(self._proposer, InvertedLists) or self.kind == "ivfpq":
-            return measure(
-                query_SD,
-                proposed,
-                lambda place: self._read(names[place]),
-                n_pieces=len(names),
-                metric=self._metric,
+        if isinstance(self._proposer, InvertedLists) and self.kind == "ivf":
+            starts = range(0, max(len(query_SD), 1), MEASURED_AT_ONCE)
+            parts = [slice(start, start + MEASURED_AT_ONCE) for start in starts]
+            lists = self._proposer
+            return np.concatenate(
+                [self._measure_halves(lists, query_SD[s], proposed.rows(s)) for s in parts]
             )
-        distance_SN = np.full(near.vector_SN.shape, np.inf)
-        for start in range(0, len(query_SD), MEASURED_AT_ONCE):
-            rows = slice(start, start + MEASURED_AT_ONCE)
-            spot_U, number_P = np.unique(near.vector_SN[rows], return_inverse=True)
-            number_SN = number_P.reshape(near.vector_SN[rows].shape)
-            exists_SN = near.vector_SN[rows] >= 0
-            vectors_UD = self._proposer.vectors(np.maximum(spot_U, 0))
-            some = Proposed(
-                near.score_SN[rows], np.where(exists_SN, 0, -1), np.where(exists_SN, number_SN, -1)
-            )
-            distance_SN[rows] = measure(
-                query_SD[rows],
-                some,
-                partial(_only, vectors_UD),
-                n_pieces=1,
-                metric=self._metric,
-            )
-        return distance_SN
+        return measure(
+            query_SD,
+            proposed,
+            lambda place: self._read(self._slides[place]),
+            n_pieces=len(self._slides),
+            metric=self._metric,
+        )
 
-
-def _only(vectors_UD: NDArray[np.float32], _: int) -> NDArray[np.float32]:
-    return vectors_UD
+    def _measure_halves(
+        self, lists: InvertedLists, query_SD: NDArray[np.float32], proposed: Proposed
+    ) -> NDArray[np.float64]:
+        exists_SN = proposed.piece_SN >= 0
+        spot_SN = np.where(exists_SN, proposed.vector_SN + self._bounds[proposed.piece_SN], 0)
+        spot_U, number_P = np.unique(spot_SN, return_inverse=True)
+        return measure(
+            query_SD,
+            Proposed(
+                score_SN=proposed.score_SN,
+                piece_SN=np.where(exists_SN, 0, -1),
+                vector_SN=number_P.reshape(spot_SN.shape),
+            ),
+            lambda _: lists.vectors(spot_U),
+            n_pieces=1,
+            metric=self._metric,
+        )
 
 
 def train_shared(

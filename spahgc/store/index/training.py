@@ -1,8 +1,8 @@
 """Build the approximate kinds of an index: learn, sort every slide, measure, and refuse if poor."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,10 @@ from spahgc.errors import DamagedStoreError, MismatchError
 from spahgc.store.cohort import Cohort
 from spahgc.store.index.arrays import read_array, write_array
 from spahgc.store.index.distances import Metric
+from spahgc.store.index.neighbors import Neighbors
 from spahgc.store.index.recall import K, RecallTest, make_recall_test
 from spahgc.store.index.records import IndexRecord
-from spahgc.store.index.shares import Arrays, Read
+from spahgc.store.index.shares import Arrays, Asked, Read
 from spahgc.store.index.trained import (
     TrainedIndex,
     TrainedKind,
@@ -34,15 +35,14 @@ _BETTER: Final[Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Built:
-    """A trained index and its arrays' digests."""
+class IndexParts(NamedTuple):
+    """What an index is put together from."""
 
     record: IndexRecord
-    """With settings, arrays, pieces and recall filled in."""
+    """With settings, digests of arrays and pieces, and recall where the kind is trained."""
 
-    trained: TrainedIndex
-    """Open."""
+    trained: TrainedIndex | None
+    """What a trained kind has learned, open; None for ``flat``."""
 
 
 def build_trained(
@@ -53,7 +53,7 @@ def build_trained(
     *,
     kept: IndexRecord | None,
     min_recall: float,
-) -> Built:
+) -> IndexParts:
     """Train an index, or add slides to one that is kept, and measure it.
 
     Parameters
@@ -83,7 +83,7 @@ def build_trained(
             f"{sum(n_spots.values())} spots are too few for `--kind {kind}`, which needs "
             f"{FEWEST_SPOTS}; use `--kind flat`, which is exact and as fast"
         )
-    shared = _learn(kind, n_spots, read, metric) if kept is None else _shared(cohort, name, kept)
+    shared = learn(kind, n_spots, read, metric) if kept is None else _shared(cohort, name, kept)
     arrays = {key: write_array(cohort.store, name, array) for key, array in shared.items()}
     pieces = dict(kept.pieces) if kept is not None else {}
     for slide in record.slides:
@@ -94,10 +94,51 @@ def build_trained(
     record = replace(record, arrays=arrays, pieces=pieces, settings=settings_of(kind, shared, 1))
     trained = open_trained(cohort, name, record, read)
     test = make_recall_test(list(record.slides), read, metric=metric)
-    recall = _tune(trained, test, efforts(kind, shared), min_recall=min_recall)
+    recall = tune(trained, test, efforts(kind, shared), min_recall=min_recall)
     measured = {"recall": round(recall, 4), "k": K, "n_queries": test.n_queries}
     settings = settings_of(kind, shared, trained.effort)
-    return Built(record=replace(record, settings=settings, recall=measured), trained=trained)
+    return IndexParts(replace(record, settings=settings, recall=measured), trained)
+
+
+def learn(
+    kind: TrainedKind, n_spots: Mapping[str, int], read: Read, metric: Metric
+) -> dict[str, NDArray[Any]]:
+    """Draw a sample from every slide by its size, always the same one, and learn from it."""
+    total = sum(n_spots.values())
+    wanted = sample_size(kind, total)
+    if not wanted:
+        return {}
+    generator = np.random.default_rng(0)
+    sample = []
+    for slide, n_own in n_spots.items():
+        rows = generator.permutation(n_own)[: -(-wanted * n_own // total)]
+        sample.append(read(slide)[np.sort(rows)])
+    return train_shared(kind, np.concatenate(sample), n_spots=total, metric=metric)
+
+
+def tune(trained: TrainedIndex, test: RecallTest, tried: list[int], *, min_recall: float) -> float:
+    """Try one effort after the other until the recall is reached, and give that recall.
+
+    Raises
+    ------
+    MismatchError
+        If none reaches it.
+    """
+
+    def search(asked: Sequence[Asked]) -> list[Neighbors]:
+        found = trained.search_together(asked, k=K)
+        return [near.as_neighbors(one.names) for one, near in zip(asked, found, strict=True)]
+
+    recall = 0.0
+    for effort in tried:
+        trained.effort = effort
+        recall = test.recall(search)
+        if recall >= min_recall:
+            return recall
+    raise MismatchError(
+        f"the {trained.kind} index finds {recall:.3f} of the true {K} neighbours at most, "
+        f"`--min-recall` asks for {min_recall:g}; {_BETTER[trained.kind]}, or ask for less"
+    )
 
 
 def open_trained(cohort: Cohort, name: str, record: IndexRecord, read: Read) -> TrainedIndex:
@@ -141,22 +182,6 @@ def _kind_of(record: IndexRecord) -> TrainedKind:
     return record.kind
 
 
-def _learn(
-    kind: TrainedKind, n_spots: Mapping[str, int], read: Read, metric: Metric
-) -> dict[str, NDArray[Any]]:
-    """Draw a sample from every slide by its size, always the same one, and learn from it."""
-    total = sum(n_spots.values())
-    wanted = sample_size(kind, total)
-    if not wanted:
-        return {}
-    generator = np.random.default_rng(0)
-    sample = []
-    for slide, n_own in n_spots.items():
-        rows = generator.permutation(n_own)[: -(-wanted * n_own // total)]
-        sample.append(read(slide)[np.sort(rows)])
-    return train_shared(kind, np.concatenate(sample), n_spots=total, metric=metric)
-
-
 def _shared(cohort: Cohort, name: str, record: IndexRecord) -> Arrays:
     shapes: dict[str, tuple[int | None, ...]] = {
         "centroids": (None, None),
@@ -192,19 +217,3 @@ def _piece(
     if kind == "ivf":
         return lists
     return {**lists, "codes": read("codes", "|u1", n_spots, len(shared["codebooks"]))}
-
-
-def _tune(trained: TrainedIndex, test: RecallTest, tried: list[int], *, min_recall: float) -> float:
-    """Look into twice as many lists until the recall is reached."""
-    recall = 0.0
-    for effort in tried:
-        trained.effort = effort
-        recall = test.recall(
-            lambda query_SD, names: trained.search(query_SD, names, k=K).as_neighbors(names)
-        )
-        if recall >= min_recall:
-            return recall
-    raise MismatchError(
-        f"the {trained.kind} index finds {recall:.3f} of the true {K} neighbours at most, "
-        f"`--min-recall` asks for {min_recall:g}; {_BETTER[trained.kind]}, or ask for less"
-    )
