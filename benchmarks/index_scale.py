@@ -1,8 +1,8 @@
 """Cost of an index against its size, and an index of a million spots in a store.
 
     .venv/bin/python benchmarks/index_scale.py              # 10³ … 10⁶ vectors; writes docs/scale.*
-    .venv/bin/python benchmarks/index_scale.py --sizes 1000 10000 --out /tmp/scale
-    .venv/bin/python benchmarks/index_scale.py --store 1000000   # a store of 250 slides, kind ivf
+    .venv/bin/python benchmarks/index_scale.py --sizes 300000 --kinds ivfpq   # these rows alone
+    .venv/bin/python benchmarks/index_scale.py --store 1000000 --kinds ivf    # a store, 250 slides
 
 Every figure is of a process of its own. Vectors of 1,024 numbers lie on disk as float16, 4,000 a
 slide, and are read slide by slide. 1,000 spots of the last slide ask for 10 neighbours on all
@@ -32,8 +32,8 @@ SIZE = 1_024
 PER_SLIDE = 4_000
 N_KINDS = 30
 N_QUERIES = 1_000
+MIN_RECALL = 0.95
 K = 10
-MOST_PQ = 200_000  # measuring its recall reads all vectors again for each of 40 slides that ask
 MARK = "<!-- measured by benchmarks/index_scale.py -->"
 END = "<!-- end -->"
 SIZES = (1_000, 10_000, 100_000, 200_000, 1_000_000)
@@ -45,11 +45,12 @@ def main() -> None:
         kind, folder, n_spots = options.measure
         print(json.dumps(measure(kind, Path(folder), int(n_spots))))
     elif options.measure_store is not None:
-        print(json.dumps(measure_store(options.measure_store)))
+        kind, folder = options.measure_store
+        print(json.dumps(measure_store(kind, Path(folder))))
     elif options.make_store is not None:
         make_store(Path(options.make_store[0]), int(options.make_store[1]))
     elif options.store:
-        index_store(options.store)
+        index_store(options.store, options.kinds)
     else:
         write_figures(options.out, measure_all(options.sizes, options.kinds))
 
@@ -59,9 +60,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--kinds", nargs="+", default=["flat", "ivf", "ivfpq"])
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "scale")
-    parser.add_argument("--store", type=int, help="spots of a store to make and index")
+    parser.add_argument(
+        "--store", type=int, help="spots of a store to make, and to index anew with each kind"
+    )
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--measure-store", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--measure-store", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--make-store", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -109,7 +112,7 @@ def measure_all(sizes: list[int], kinds: list[str]) -> list[dict]:
             out.flush()
             del out
             for kind in kinds:
-                if (n_spots < 5_000 and kind != "flat") or (n_spots > MOST_PQ and kind == "ivfpq"):
+                if n_spots < 5_000 and kind != "flat":
                     continue
                 rows.append(run("--measure", kind, folder, str(n_spots)))
                 print(json.dumps(rows[-1]), flush=True)
@@ -125,13 +128,9 @@ def measure(kind: str, folder: Path, n_spots: int) -> dict:
     from spahgc.store.index.distances import prepare
     from spahgc.store.index.recall import make_recall_test
     from spahgc.store.index.reference import ReferenceIndex
-    from spahgc.store.index.trained import (
-        TrainedIndex,
-        efforts,
-        encode_piece,
-        sample_size,
-        train_shared,
-    )
+    from spahgc.store.index.shares import Asked
+    from spahgc.store.index.trained import TrainedIndex, efforts, encode_piece
+    from spahgc.store.index.training import learn, tune
 
     imports = peak_gib()
     sizes = sizes_of(n_spots)
@@ -155,33 +154,22 @@ def measure(kind: str, folder: Path, n_spots: int) -> dict:
     recall = 1.0
     if kind == "flat":
         index = ReferenceIndex.of_vectors({name: read(name) for name in names})
-        for name in names:
-            index.piece(name)
+        index.search(query[:1], k=K, only_slides=others)  # reads every slide
+        build_seconds = time.perf_counter() - started
 
         def search() -> None:
             index.search(query, k=K, only_slides=others)
-
-        build_seconds = time.perf_counter() - started
     else:
-        share = sample_size(kind, n_spots) / n_spots
-        generator = np.random.default_rng(0)
-        sample = [
-            vectors[generator.permutation(len(vectors))[: int(np.ceil(share * len(vectors)))]]
-            for vectors in map(read, names)
-        ]
-        shared = train_shared(kind, np.concatenate(sample), n_spots=n_spots, metric="cosine")
-        pieces = {n: encode_piece(kind, read(n), shared, metric="cosine") for n in names}
+        n_own = dict(zip(names, sizes, strict=True))
+        shared = learn(kind, n_own, read, "cosine")
+        pieces = {name: encode_piece(kind, read(name), shared, metric="cosine") for name in names}
         trained = TrainedIndex(kind, shared, pieces, read=read, metric="cosine", effort=1)
         build_seconds = time.perf_counter() - started
         test = make_recall_test(names, read, metric="cosine")
-        for effort in efforts(kind, shared):
-            trained.effort = effort
-            recall = test.recall(lambda q, some: trained.search(q, some, k=K).as_neighbors(some))
-            if recall >= 0.95:
-                break
+        recall = tune(trained, test, efforts(kind, shared), min_recall=MIN_RECALL)
 
         def search() -> None:
-            trained.search(query, others, k=K)
+            list(trained.search_together([Asked(query, others)], k=K))
 
     seconds = []
     for _ in range(3):
@@ -211,10 +199,11 @@ def timed_product(block: np.ndarray, other: np.ndarray) -> float:
 
 
 def write_figures(out: Path, rows: list[dict]) -> None:
-    """Write the measured rows as JSON, and draw them."""
+    """Write the measured rows as JSON, and draw them, beside those of other kinds and sizes."""
     from matplotlib.figure import Figure
 
     out.parent.mkdir(parents=True, exist_ok=True)
+    rows = merged_rows(out.with_suffix(".json"), rows)
     out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
     figure = Figure(figsize=(9.5, 3.4), layout="constrained")
     axes = figure.subplots(1, 3)
@@ -241,6 +230,14 @@ def write_figures(out: Path, rows: list[dict]) -> None:
         before, _, rest = page.read_text().partition(MARK)
         _, _, after = rest.partition(END)
         page.write_text(f"{before}{MARK}\n{table_of(rows)}\n{END}{after}")
+
+
+def merged_rows(path: Path, rows: list[dict]) -> list[dict]:
+    """Put measured rows in the place of earlier ones of their kind and size."""
+    earlier = json.loads(path.read_text()) if path.exists() else []
+    every = {(row["kind"], row["n_spots"]): row for row in [*earlier, *rows]}
+    order = list(dict.fromkeys(kind for kind, _ in every))
+    return sorted(every.values(), key=lambda row: (order.index(row["kind"]), row["n_spots"]))
 
 
 def table_of(rows: list[dict]) -> str:
@@ -286,12 +283,13 @@ def line_of(row: dict, mark: str) -> str:
     )
 
 
-def index_store(n_spots: int) -> None:
+def index_store(n_spots: int, kinds: list[str]) -> None:
     folder = Path(tempfile.mkdtemp())
     try:
         command = [sys.executable, __file__, "--make-store", str(folder), str(n_spots)]
         subprocess.run(command, check=True)
-        print(json.dumps(run("--measure-store", str(folder)), indent=1))
+        for kind in kinds:
+            print(json.dumps(run("--measure-store", kind, str(folder)), indent=1), flush=True)
     finally:
         shutil.rmtree(folder)
 
@@ -327,20 +325,21 @@ def make_store(folder: Path, n_spots: int) -> None:
         draft.commit()
 
 
-def measure_store(folder: Path) -> dict:
+def measure_store(kind: str, folder: Path) -> dict:
     from spahgc.store.cohort import open_cohort
     from spahgc.store.index import ReferenceIndex
 
     imports = peak_gib()
     cohort = open_cohort(folder / "data.zarr")
     start = time.perf_counter()
-    index = ReferenceIndex.build(cohort, embedding="large", kind="ivf")
+    index = ReferenceIndex.build(cohort, embedding="large", name=kind, kind=kind)
     built = time.perf_counter() - start
     peak = peak_gib()
     start = time.perf_counter()
     index.search_slide("S0000", k=K, exclude_patients=["P0"])
     searched = time.perf_counter() - start
     return {
+        "kind": kind,
         "spots": sum(cohort[name].n_spots for name in cohort.slides),
         "build_s": round(built, 1),
         "peak_gib": round(peak, 2),
