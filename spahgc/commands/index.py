@@ -88,12 +88,17 @@ def index_build(
     from spahgc.store.index import ReferenceIndex
 
     cohort = open_cohort(store)
-    for wanted in [embedding] if embedding else _embeddings(cohort):
+    records = {}
+    for wanted in [embedding] if embedding else _embeddings(cohort, name):
         with spinner(f"indexing {name or wanted}"):
             built = ReferenceIndex.build(
                 cohort, embedding=wanted, name=name or wanted, slides=slides or None, **how
             )
-        _say_index(cohort, name or wanted, built.record, as_json=as_json)
+        records[name or wanted] = asdict(built.record)
+        if not as_json:
+            _say_index(cohort, name or wanted, built.record)
+    if as_json:
+        click.echo(json.dumps(records, indent=1))
 
 
 @index.command("info")
@@ -114,7 +119,7 @@ def index_info(store: str, *, as_json: bool) -> None:
     if not records:
         click.echo(f"{store} has no index; `spahgc index build --store {store}` makes one")
     for name, record in records.items():
-        _say_index(cohort, name, record, as_json=False)
+        _say_index(cohort, name, record)
         for slide, reason in stale[name].items():
             click.echo(f"  stale: slide {slide} {reason}; `spahgc index build` mends it")
 
@@ -213,20 +218,18 @@ def index_remove(
     name = name or embedding or _only(cohort)
     if slides:
         record = remove_slides(cohort, name, slides)
-        _say_index(cohort, name, record, as_json=False)
+        _say_index(cohort, name, record)
         return
     remove_index(cohort, name)
     click.echo(f"index {name}: removed from {store}")
 
 
-def _say_index(cohort: Cohort, name: str, record: IndexRecord, *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps({"name": name, **asdict(record)}, indent=1))
-        return
+def _say_index(cohort: Cohort, name: str, record: IndexRecord) -> None:
     n_spots = sum(cohort[s].n_spots for s in record.slides if s in cohort.slides)
     over = "" if name == record.embedding else f" over {record.embedding}"
+    slides = "1 slide" if len(record.slides) == 1 else f"{len(record.slides)} slides"
     click.echo(
-        f"index {name}{over}: {n_spots} spots of {len(record.slides)} slides "
+        f"index {name}{over}: {n_spots} spots of {slides} "
         f"({', '.join(record.slides)}), {record.kind}, {record.metric}"
     )
     if record.recall:
@@ -237,8 +240,8 @@ def _say_index(cohort: Cohort, name: str, record: IndexRecord, *, as_json: bool)
         )
 
 
-def _embeddings(cohort: Cohort) -> list[str]:
-    """Name every embedding of the store, or say how to make one."""
+def _embeddings(cohort: Cohort, index: str | None) -> list[str]:
+    """Name every embedding of the store, of which one index can be over one alone."""
     from spahgc.errors import MissingError
 
     names = {name for entry in cohort.commit.slides.values() for name in entry.encoders}
@@ -246,6 +249,11 @@ def _embeddings(cohort: Cohort) -> list[str]:
         raise MissingError(
             f"no slide in {cohort.where} has an embedding; "
             f"run `spahgc embed --store {cohort.where}`"
+        )
+    if index is not None and len(names) > 1:
+        raise MissingError(
+            f"{cohort.where} has embeddings {', '.join(sorted(names))}; say with `--encoder` "
+            f"which one the index {index!r} is to be over"
         )
     return sorted(names)
 

@@ -142,7 +142,7 @@ def test_info_says_what_is_stale_and_building_mends_it(lab, tmp_path):
 
 def test_indexes_come_and_go_by_name(lab):
     built = spahgc("index", "build", "--name", "plain", "--metric", "l1", "--slide", "A1", "--json")
-    assert json.loads(built.stdout)["metric"] == "l1"
+    assert json.loads(built.stdout)["plain"]["metric"] == "l1"
     assert list(json.loads(spahgc("index", "info", "--json").stdout)) == ["lite0", "plain"]
     found = spahgc("index", "search", "--name", "plain", "--slide", "C1", "--spot", "0x0")
     assert "l1 distance" in found.stdout
@@ -150,3 +150,21 @@ def test_indexes_come_and_go_by_name(lab):
     assert "(A2, B1, C1)" in spahgc("index", "remove", "--slide", "A1").stdout
     assert spahgc("index", "remove", "--name", "plain").exit_code == 0
     assert list(json.loads(spahgc("index", "info", "--json").stdout)) == ["lite0"]
+
+
+def test_of_several_embeddings_each_has_its_index_and_one_name_is_refused(lab):
+    draft = EmbeddingDraft(
+        open_cohort(lab.path)["A1"], "wide", fingerprint={"patch_um": 90.0}, size=16
+    )
+    for rows in draft.missing():
+        draft.write(rows, np.ones((9, 16), np.float32))
+    draft.commit()
+    built = json.loads(spahgc("index", "build", "--json").stdout)
+    assert {name: list(record["slides"]) for name, record in built.items()} == {
+        "lite0": list(PATIENTS),
+        "wide": ["A1"],
+    }
+    assert "index wide: 9 spots of 1 slide (A1)" in spahgc("index", "info").stdout
+    refused = spahgc("index", "build", "--name", "mine")
+    assert refused.exit_code == 1
+    assert "has embeddings lite0, wide; say with `--encoder`" in refused.stderr
