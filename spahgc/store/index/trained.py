@@ -2,7 +2,8 @@
 
 Dimension letters in this file:
 
-S queries or spots, D embedding size, N spots proposed
+S queries or spots, D embedding size, N spots proposed, P pairs of a query and a spot, U distinct
+spots
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
