@@ -1,3 +1,4 @@
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -41,13 +42,19 @@ def put(store, name, *, seed=0):
     draft.commit()
 
 
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "FEWEST_SPOTS", 500)
-    store = create_store(tmp_path / "data.zarr")
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    store = create_store(tmp_path_factory.mktemp("template") / "data.zarr")
     for name in ("A1", "A2", "B1", "C1"):
         put(store, name)
-    return store
+    return store.path
+
+
+@pytest.fixture
+def store(template, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "FEWEST_SPOTS", 500)
+    shutil.copytree(template, tmp_path / "data.zarr")
+    return open_cohort(tmp_path / "data.zarr").store
 
 
 def build(store, kind, **how):
