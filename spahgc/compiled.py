@@ -29,7 +29,7 @@ def on_threads(
     """Call ``work(start, stop)`` for all rows, at most ``at_once`` of them in a call."""
     starts = range(0, n_rows, at_once)
     stops = [min(start + at_once, n_rows) for start in starts]
-    if n_threads == 1 or len(starts) == 1:
+    if n_threads == 1 or len(starts) <= 1:
         for start, stop in zip(starts, stops, strict=True):
             work(start, stop)
         return

@@ -1,18 +1,7 @@
 import numpy as np
 import pytest
-from numba import njit
 
 from spahgc.store.index import loops
-
-
-def test_where_nothing_compiled_can_be_kept_loops_run_all_the_same(monkeypatch):
-    def nowhere(*, cache=False, **settings):
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return njit(**settings)
-
-    monkeypatch.setattr(loops, "njit", nowhere)
-    assert loops.compiled(lambda number: number + 1)(2) == 3
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 1000])

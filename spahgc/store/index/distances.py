@@ -10,10 +10,10 @@ from typing import Final, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from spahgc.compiled import on_threads
 from spahgc.errors import MismatchError
 from spahgc.store.index.library import faiss
 from spahgc.store.index.loops import cosine_distances, l1_distances, l2_distances
-from spahgc.store.index.threads import on_threads
 
 Metric: TypeAlias = Literal["cosine", "l2", "l1"]
 METRICS: Final[tuple[str, ...]] = get_args(Metric)
@@ -104,7 +104,8 @@ def measure_pairs(
         some = slice(start, stop)
         _MEASURE[metric](query_SD, vectors_UD, query_P[some], vector_P[some], distance_P[some])
 
-    on_threads(fill, len(query_P), at_once=PAIRS_AT_ONCE)
+    n_threads = faiss.omp_get_max_threads()
+    on_threads(fill, len(query_P), at_once=PAIRS_AT_ONCE, n_threads=n_threads)
     return distance_P
 
 

@@ -15,11 +15,12 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from spahgc.compiled import on_threads
 from spahgc.store.index.exact import Proposed, decide, n_to_propose, search_exactly
+from spahgc.store.index.library import faiss
 from spahgc.store.index.loops import Room, keep_for_columns, keep_for_rows, keep_no_more
 from spahgc.store.index.neighbors import Candidates
 from spahgc.store.index.pieces import Piece
-from spahgc.store.index.threads import on_threads
 
 TILE_NUMBERS: Final = 2**24
 """Products held at once, 64 MiB."""
@@ -111,7 +112,12 @@ def _look_through(
     def some(start: int, stop: int) -> None:
         keep(product_IJ, first, room, n, start, stop)
 
-    on_threads(some, len(room[0]), at_once=QUERIES_AT_ONCE)
+    _on_threads(some, room)
+
+
+def _on_threads(work: Callable[[int, int], None], room: Room) -> None:
+    n_threads = faiss.omp_get_max_threads()
+    on_threads(work, len(room[0]), at_once=QUERIES_AT_ONCE, n_threads=n_threads)
 
 
 def _part(room: Room, rows: slice) -> Room:
@@ -138,7 +144,7 @@ def _proposed(room: Room, n: int, answering: Sequence[Seat]) -> Proposed:
     def tidy(start: int, stop: int) -> None:
         keep_no_more(room, n, start, stop)
 
-    on_threads(tidy, len(room[0]), at_once=QUERIES_AT_ONCE)
+    _on_threads(tidy, room)
     exists_SN = np.arange(n) < room[2][:, None]
     vector_SN = room[1][:, :n]
     start_of = np.array([seat.start for seat in answering])

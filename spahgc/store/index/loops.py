@@ -1,7 +1,6 @@
-"""Loops that numpy has no words for, compiled by Numba when they are first called.
+"""The distance of two vectors, and the best of a row or a column, in compiled loops.
 
-They run without Python's lock, so threads share their work, and what one pair of vectors gives
-depends on these two vectors alone.
+What a pair of vectors gives depends on these two vectors alone.
 
 Dimension letters in this file:
 
@@ -9,27 +8,14 @@ S queries, D embedding size, U distinct vectors, P pairs, I rows and J columns o
 N kept of each query, R places of the room that they are kept in, C columns made rows
 """
 
-from collections.abc import Callable
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-Loop = TypeVar("Loop", bound=Callable[..., Any])
+from spahgc.compiled import compiled
 
 _TURNED: Final = 32  # columns of a tile that are made rows at once
-
-_SUMS_IN_LANES: Final = {"reassoc", "contract", "nsz"}  # as many as the processor has
-
-
-def compiled(loop: Loop) -> Loop:
-    """Have Numba compile a loop, and keep what it compiled beside this file or in the home."""
-    try:
-        kept: Loop = njit(cache=True, nogil=True, fastmath=_SUMS_IN_LANES)(loop)
-    except RuntimeError:  # neither may be written to: each process compiles for itself
-        kept = njit(nogil=True, fastmath=_SUMS_IN_LANES)(loop)
-    return kept
 
 
 @compiled
