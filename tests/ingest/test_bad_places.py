@@ -157,11 +157,8 @@ def heeded_ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("moment", ["reading", "after the first slide"])
-@pytest.mark.usefixtures("heeded_ctrl_c")
-def test_ctrl_c_is_quiet_and_the_next_run_completes(study, tmp_path, moment):
-    before = fingerprint(study)
-    store = tmp_path / "data.zarr"
+def interrupted(store, study, moment):
+    """Press Ctrl-C at some moment of an ingest."""
     with subprocess.Popen(
         command(store, study),
         stdout=subprocess.PIPE,
@@ -175,6 +172,18 @@ def test_ctrl_c_is_quiet_and_the_next_run_completes(study, tmp_path, moment):
             process.stdout.readline()
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
+    return process, said
+
+
+@pytest.mark.parametrize("moment", ["reading", "after the first slide"])
+@pytest.mark.usefixtures("heeded_ctrl_c")
+def test_ctrl_c_is_quiet_and_the_next_run_completes(study, tmp_path, moment):
+    before = fingerprint(study)
+    for attempt in range(5):  # on a busy machine all may be done before the key is pressed
+        store = tmp_path / f"data{attempt}.zarr"
+        process, said = interrupted(store, study, moment)
+        if process.returncode != 0:
+            break
     assert process.returncode != 0
     assert said.split() == ["Aborted!"]
     if store.exists():
