@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from spahgc.errors import DamagedStoreError
 from spahgc.store.durable import write_durably
+
+Value = TypeVar("Value")
 
 _NUMBERS: Final = "numbers"
 
@@ -97,9 +99,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Give the tensors whose names begin with ``prefix``, without it."""
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+def part_of(values: Mapping[str, Value], prefix: str) -> dict[str, Value]:
+    """Give the tensors or arrays whose names begin with ``prefix``, without it."""
+    return {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
 
 
 def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from spahgc.errors import MismatchError
 from spahgc.model.blocks import ask_network
+from spahgc.model.checkpoints import part_of
 from spahgc.model.features import Reducer, mean_of_near
 from spahgc.model.graph import build_graph, tensors_of
 from spahgc.model.kernel_ridge import KernelRidge
@@ -185,10 +186,10 @@ def load_committee(
     """
     try:
         basis = Basis(
-            reducer=Reducer.read(_part(arrays, REDUCER)),
-            programmes=Programmes.read(_part(arrays, PROGRAMMES)),
+            reducer=Reducer.read(part_of(arrays, REDUCER)),
+            programmes=Programmes.read(part_of(arrays, PROGRAMMES)),
         )
-        ridge, shares_M = KernelRidge.read(_part(arrays, RIDGE)), arrays[SHARES]
+        ridge, shares_M = KernelRidge.read(part_of(arrays, RIDGE)), arrays[SHARES]
     except KeyError as error:
         raise _of_another(f"no {error}") from None
     n_networks = len({name.partition(".")[0] for name in arrays if name.startswith(NETWORK)})
@@ -201,7 +202,7 @@ def load_committee(
         references={name: basis.reduce(spots) for name, spots in teaching.spots.items()},
         ridge=ridge,
         networks=[
-            load_network(network, _part(arrays, f"{NETWORK}{number}."))
+            load_network(network, part_of(arrays, f"{NETWORK}{number}."))
             for number in range(n_networks)
             if network is not None
         ],
@@ -230,7 +231,3 @@ def _of_another(reason: str) -> MismatchError:
     return MismatchError(
         f"these weights are of another model than the run's record describes ({reason}); {CURE}"
     )
-
-
-def _part(arrays: Arrays, prefix: str) -> dict[str, NDArray[np.float32]]:
-    return {n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)}

@@ -42,7 +42,11 @@ def replacing(place: Path) -> Iterator[Path]:
         sync_tree(unfinished)
         if place.is_dir():  # a folder cannot be replaced in one step
             old = place.rename(unfinished.with_suffix(".old"))
-            unfinished.rename(place)
+            try:
+                unfinished.rename(place)
+            except OSError:
+                old.rename(place)
+                raise
             shutil.rmtree(old)
         else:
             unfinished.replace(place)

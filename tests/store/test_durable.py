@@ -1,3 +1,6 @@
+import errno
+from pathlib import Path
+
 import pytest
 
 from spahgc.errors import StoreError
@@ -51,3 +54,21 @@ def test_a_place_below_a_file_is_refused_by_name(tmp_path):
         replacing(tmp_path / "file" / "out"),
     ):
         raise AssertionError
+
+
+def test_a_folder_that_nothing_can_take_the_place_of_stays(tmp_path, monkeypatch):
+    place = tmp_path / "out"
+    place.mkdir()
+    (place / "file").write_text("old")
+    rename = Path.rename
+
+    def refuse_the_new_one(path, target):
+        if path.name.startswith(".out.") and path.suffix != ".old":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_the_new_one)
+    with pytest.raises(StoreError, match="out cannot be written"), replacing(place) as unfinished:
+        unfinished.mkdir()
+    assert names(tmp_path) == ["out"]
+    assert (place / "file").read_text() == "old"
