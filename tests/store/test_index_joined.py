@@ -46,6 +46,7 @@ def test_together_each_slide_finds_what_it_finds_alone(asked, k, metric):
 @pytest.mark.parametrize("k", [1, 30, 200])
 def test_rooms_that_overflow_keep_the_nearest(monkeypatch, tile, k):
     monkeypatch.setattr(joined, "TILE_NUMBERS", tile)
+    monkeypatch.setattr(joined, "BLOCK_CANDIDATES", 20 * tile)
     generator = np.random.default_rng(k)
     vectors = {
         name: generator.normal(size=(size, 6)).astype(np.float32)

@@ -50,11 +50,7 @@ def search_exactly(query_SD: NDArray[np.float32], pieces: Sequence[Piece], *, k:
     rounding included, the answer is that of brute force in float64; else more are proposed.
     """
     n_vectors = sum(piece.n_vectors for piece in pieces)
-    found = Candidates(
-        distance_SA=np.full((len(query_SD), k), np.inf),
-        slide_SA=np.full((len(query_SD), k), -1),
-        spot_SA=np.full((len(query_SD), k), -1),
-    )
+    found = Candidates.nobody(len(query_SD), k)
     unsure, n = np.arange(len(query_SD) if n_vectors else 0), n_to_propose(k)
     while unsure.size:
         n = min(n, n_vectors)

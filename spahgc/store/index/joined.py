@@ -16,7 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spahgc.compiled import on_threads
-from spahgc.store.index.exact import Proposed, decide, n_to_propose, search_exactly
+from spahgc.store.index.exact import (
+    BLOCK_CANDIDATES,
+    Proposed,
+    decide,
+    n_to_propose,
+    search_exactly,
+)
 from spahgc.store.index.library import faiss
 from spahgc.store.index.loops import Room, keep_for_columns, keep_for_rows, keep_no_more
 from spahgc.store.index.neighbors import Candidates
@@ -28,9 +34,8 @@ TILE_NUMBERS: Final = 2**24
 QUERIES_AT_ONCE: Final = 256
 """Queries whose products a thread looks through at a time."""
 
-_SPARE: Final = (
-    48  # places of a room beside thrice the wanted; when it is full, the wanted are kept
-)
+_SPARE: Final = 48
+"""Places of a room beside thrice as many as are wanted; when it is full, the wanted are kept."""
 
 
 class Seat(NamedTuple):
@@ -130,11 +135,17 @@ def _decided(seats: Mapping[str, Seat], name: str, others: Sequence[str], *, k: 
     query_SD = seat.piece.vectors_UD
     if seat.room is None or not pieces:
         return search_exactly(query_SD, pieces, k=k).rows(seat.piece.vector_S)
-    proposed = _proposed(seat.room, n_to_propose(k), [seats[other] for other in others])
-    found, proven_S = decide(query_SD, proposed, pieces, k=k)
-    unsure = np.flatnonzero(~proven_S)
-    if unsure.size:
-        found.put(unsure, search_exactly(query_SD[unsure], pieces, k=k))
+    n, answering = n_to_propose(k), [seats[other] for other in others]
+    found = Candidates.nobody(len(query_SD), k)
+    step = max(1, BLOCK_CANDIDATES // n)
+    for start in range(0, len(query_SD), step):
+        rows = slice(start, start + step)
+        proposed = _proposed(_part(seat.room, rows), n, answering)
+        decided, proven_S = decide(query_SD[rows], proposed, pieces, k=k)
+        found.put(rows, decided)
+        unsure = start + np.flatnonzero(~proven_S)
+        if unsure.size:
+            found.put(unsure, search_exactly(query_SD[unsure], pieces, k=k))
     return found.rows(seat.piece.vector_S)
 
 

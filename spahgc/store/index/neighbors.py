@@ -51,6 +51,15 @@ class Candidates:
     spot_SA: NDArray[np.int64]
     """Row on that slide."""
 
+    @classmethod
+    def nobody(cls, n_queries: int, k: int) -> "Candidates":
+        """Give what is found where there is nothing."""
+        return cls(
+            distance_SA=np.full((n_queries, k), np.inf),
+            slide_SA=np.full((n_queries, k), -1),
+            spot_SA=np.full((n_queries, k), -1),
+        )
+
     def best(self, k: int) -> "Candidates":
         """Keep the ``k`` nearest in order; ties go to the slide, then the spot, that is first."""
         missing = (len(self.distance_SA), max(0, k - self.distance_SA.shape[1]))
@@ -72,7 +81,7 @@ class Candidates:
             spot_SA=self.spot_SA[some],
         )
 
-    def put(self, some: NDArray[np.int64], found: "Candidates") -> None:
+    def put(self, some: NDArray[np.int64] | slice, found: "Candidates") -> None:
         """Replace what was found for some of the queries by as many candidates."""
         self.distance_SA[some] = found.distance_SA
         self.slide_SA[some] = found.slide_SA
