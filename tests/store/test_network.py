@@ -7,7 +7,10 @@ import time
 from datetime import timedelta
 
 import numpy as np
+import obstore
 import pytest
+from obstore.exceptions import NotFoundError
+from obstore.store import MemoryStore
 
 from spahgc.errors import DamagedStoreError, SpahgcError, StoreError
 from spahgc.store.care import collect_garbage, verify_store
@@ -201,6 +204,21 @@ def test_an_embedding_goes_on_after_the_network_came_back(bucket, s3_place, monk
     again.write(second, np.ones((second.stop - second.start, 2), np.float32))
     again.commit()
     assert (open_cohort(s3_place)["A1"].read_embedding("lite0") == 1).all()
+
+
+def test_a_second_writer_waits_for_a_first_ones_file_that_cannot_be_seen_yet(monkeypatch):
+    place = remote.RemoteLocation("s3://lab/x", MemoryStore(), is_writable=True)
+    assert place.put_if_absent("commits/1", b"first")
+    get, unseen = obstore.get, iter([True, True, False])
+
+    def late(objects, key):
+        if next(unseen):
+            raise NotFoundError(f"{key} is not there yet")
+        return get(objects, key)
+
+    monkeypatch.setattr(obstore, "get", late)
+    assert not place.put_if_absent("commits/1", b"second")
+    assert next(unseen, None) is None
 
 
 def test_an_empty_page_for_a_listing_makes_nobody_believe_in_an_empty_store(bucket, s3_place):

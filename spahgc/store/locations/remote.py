@@ -138,10 +138,17 @@ class RemoteLocation(Location):
             try:
                 obstore.put(self.objects, key, content, mode="create", use_multipart=False)
             except (AlreadyExistsError, PreconditionError):
-                return bytes(obstore.get(self.objects, key).bytes()) == content
+                return self._holds(key, content)
             return True
 
         return self._ask(key, ask)
+
+    def _holds(self, key: str, content: bytes) -> bool:
+        try:
+            return bytes(obstore.get(self.objects, key).bytes()) == content
+        except (NotFoundError, FileNotFoundError):
+            # some services refuse a second writer before the first one's file can be seen
+            raise GenericError(f"{key} is there and not there") from None
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove files; those that are not there any more are no error."""
