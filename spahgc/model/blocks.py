@@ -19,8 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from spahgc.model.edges import sum_to_senders
 from spahgc.model.features import blocks_of
-from spahgc.model.layers import BackwardAttention, GraphLayer, NeighbourTable, Nodes
+from spahgc.model.layers import (
+    BackwardAttention,
+    GraphLayer,
+    NeighbourTable,
+    Nodes,
+    attention_scores,
+)
 from spahgc.model.network import GraphTensors, SpaHGC
 
 BLOCK: Final = 4096
@@ -128,7 +135,16 @@ def _tell_references(
     heard_RH = torch.zeros_like(query_RH)
     for rows in blocks:
         target_BH, block_refer = target_TH[rows], _rows(refer, rows)
-        score_EN, edge_E = _scores(attention, target_BH, query_RH, block_refer)
+        edge_E = block_refer.sender_VP.flatten()
+        score_BKN = attention_scores(
+            attention.key(target_BH),
+            query_RH,
+            block_refer,
+            n_heads=n_heads,
+            slope=attention.slope,
+        )
+        missing_BK1 = ~block_refer.exists_VP.unsqueeze(-1)
+        score_EN = score_BKN.masked_fill(missing_BK1, _lowest(score_BKN)).flatten(0, 1)
         now_RN = highest_RN.scatter_reduce(
             0, edge_E.unsqueeze(1).expand_as(score_EN), score_EN, "amax"
         )
@@ -136,33 +152,22 @@ def _tell_references(
         fade_RN = torch.where(total_RN > 0, (highest_RN - now_RN).exp(), 0.0)
         power_EN = (score_EN - now_RN[edge_E]).exp() * block_refer.exists_VP.reshape(-1, 1)
         total_RN = (total_RN * fade_RN).index_add(0, edge_E, power_EN)
-        value_BH = attention.value(target_BH)
-        message_EH = _weigh(power_EN, value_BH, n_places=block_refer.sender_VP.shape[1])
-        heard_RH = _weigh(fade_RN, heard_RH, n_places=1).index_add(0, edge_E, message_EH)
+        told_RH = sum_to_senders(
+            power_EN.view_as(score_BKN),
+            attention.value(target_BH),
+            block_refer.sender_VP,
+            n_senders=n_references,
+        )
+        heard_RH = _weigh(fade_RN, heard_RH) + told_RH
         highest_RN = torch.where(now_RN == _lowest(now_RN), -torch.inf, now_RN)
     share_RN = 1 / torch.where(total_RN > 0, total_RN, 1.0)
-    return attention.output(_weigh(share_RN, heard_RH, n_places=1))
+    return attention.output(_weigh(share_RN, heard_RH))
 
 
-def _scores(
-    attention: BackwardAttention, target_BH: Tensor, query_RH: Tensor, refer: NeighbourTable
-) -> tuple[Tensor, Tensor]:
-    """Give the (E, N) scores of a block's edges and the (E,) references they lead to."""
-    edge_E = refer.sender_VP.flatten()
-    heads = (attention.n_heads, query_RH.shape[1] // attention.n_heads)
-    query_BKNW = query_RH.index_select(0, edge_E).unflatten(0, refer.sender_VP.shape)
-    key_B1NW = attention.key(target_BH).unflatten(-1, heads).unsqueeze(1)
-    product_BKN = (query_BKNW.unflatten(-1, heads) * key_B1NW).sum(dim=-1)
-    score_BKN = functional.leaky_relu(product_BKN / heads[1] ** 0.5, attention.slope)
-    score_BKN = score_BKN.masked_fill(~refer.exists_VP.unsqueeze(-1), _lowest(score_BKN))
-    return score_BKN.flatten(0, 1), edge_E
-
-
-def _weigh(weight_EN: Tensor, value_BH: Tensor, *, n_places: int) -> Tensor:
-    """Weigh each head of values that are shared by ``n_places`` edges in a row: (E, H)."""
-    value_BNW = value_BH.unflatten(-1, (weight_EN.shape[1], -1))
-    weight_BKN1 = weight_EN.unflatten(0, (-1, n_places)).unsqueeze(-1)
-    return (weight_BKN1 * value_BNW.unsqueeze(1)).flatten(0, 1).flatten(1)
+def _weigh(weight_RN: Tensor, heard_RH: Tensor) -> Tensor:
+    """Weigh each head of each row: (R, H)."""
+    heard_RNW = heard_RH.unflatten(-1, (weight_RN.shape[1], -1))
+    return (weight_RN.unsqueeze(-1) * heard_RNW).flatten(1)
 
 
 def _lowest(values: Tensor) -> float:

@@ -1,6 +1,6 @@
 """Products and sums along the edges of a neighbour table, without a row in memory for every edge.
 
-Each of the three is made of the other two when it is differentiated.
+The products and the two sums are each made of the other two when they are differentiated.
 
 Dimension letters in this file:
 

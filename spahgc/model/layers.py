@@ -120,7 +120,9 @@ class ForwardAttention(nn.Module):
             (T, H); a target without references gets the output map of zero, its bias.
         """
         query_TH, key_RH = self.query(target_TH), self.key(told_RU)
-        score_TKN = _score(query_TH, key_RH, refer, n_heads=self.n_heads, slope=self.slope)
+        score_TKN = attention_scores(
+            query_TH, key_RH, refer, n_heads=self.n_heads, slope=self.slope
+        )
         weight_TKN = self.dropout(_softmax_over_references(score_TKN, refer))
         told_TH = sum_to_receivers(weight_TKN, self.value(told_RU), refer.sender_VP)
         return self.output(told_TH)
@@ -160,7 +162,9 @@ class BackwardAttention(nn.Module):
             (R, H); a reference that no target uses gets the output map of zero, its bias.
         """
         key_TH, query_RH = self.key(target_TH), self.query(told_RU)
-        score_TKN = _score(key_TH, query_RH, refer, n_heads=self.n_heads, slope=self.slope)
+        score_TKN = attention_scores(
+            key_TH, query_RH, refer, n_heads=self.n_heads, slope=self.slope
+        )
         reference_TK, n_references = refer.sender_VP, len(told_RU)
         weight_TKN = self.dropout(
             softmax_of_senders(score_TKN, refer.exists_VP, reference_TK, n_senders=n_references)
@@ -250,7 +254,9 @@ class AttentionPooling(nn.Module):
         """
         mapped_TH = self.target(target_TH)
         query_TH, key_RH = self.query(mapped_TH), self.key(reference_RH)
-        score_TKN = _score(query_TH, key_RH, refer, n_heads=self.n_heads, slope=self.slope)
+        score_TKN = attention_scores(
+            query_TH, key_RH, refer, n_heads=self.n_heads, slope=self.slope
+        )
         weight_TKN = _softmax_over_references(score_TKN, refer)
         return mapped_TH + sum_to_receivers(weight_TKN, self.value(reference_RH), refer.sender_VP)
 
@@ -262,9 +268,10 @@ def _attention_map(n_inputs: int, n_outputs: int) -> nn.Linear:
     return linear
 
 
-def _score(
+def attention_scores(
     target_TH: Tensor, reference_RH: Tensor, refer: NeighbourTable, *, n_heads: int, slope: float
 ) -> Tensor:
+    """Score every edge between targets and references before the softmax: (T, K, N)."""
     product_TKN = edge_products(target_TH, reference_RH, refer.sender_VP, n_heads=n_heads)
     return functional.leaky_relu(product_TKN / math.sqrt(target_TH.shape[1] // n_heads), slope)
 
