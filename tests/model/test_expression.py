@@ -3,28 +3,12 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from spahgc.model.expression import log_depth, normalise
-
-N_GENES = 120
-
-
-@pytest.fixture(scope="module")
-def genes():
-    return [f"G{number:03d}" for number in range(N_GENES)]
+from tests.model.conftest import draw_counts
 
 
 @pytest.fixture(scope="module")
 def slides():
-    """Two slides whose genes differ in level and in spread; the last 20 genes are hardly seen."""
-    generator = np.random.default_rng(0)
-    level_G = generator.uniform(0.5, 20.0, size=N_GENES)
-    shape_G = generator.uniform(0.5, 5.0, size=N_GENES)
-    level_G[-20:] = 0.01
-
-    def slide(n_spots):
-        rate_SG = generator.gamma(shape_G, level_G / shape_G, size=(n_spots, N_GENES))
-        return csr_matrix(generator.poisson(rate_SG).astype(np.uint16))
-
-    return {"A": slide(60), "B": slide(80)}
+    return draw_counts()
 
 
 def test_normalising_equals_scaling_then_log_of_one_plus(slides):

@@ -9,8 +9,7 @@ from scipy.sparse import csr_matrix
 from spahgc.errors import MismatchError
 from spahgc.model.panel_rules import PanelRule
 from spahgc.model.panels import GenePanel, choose_panel
-
-N_GENES = 120
+from tests.model.conftest import N_GENES, draw_counts
 
 
 @pytest.fixture(scope="module")
@@ -20,17 +19,7 @@ def genes():
 
 @pytest.fixture(scope="module")
 def slides():
-    """Two slides whose genes differ in level and in spread; the last 20 genes are hardly seen."""
-    generator = np.random.default_rng(0)
-    level_G = generator.uniform(0.5, 20.0, size=N_GENES)
-    shape_G = generator.uniform(0.5, 5.0, size=N_GENES)
-    level_G[-20:] = 0.01
-
-    def slide(n_spots):
-        rate_SG = generator.gamma(shape_G, level_G / shape_G, size=(n_spots, N_GENES))
-        return csr_matrix(generator.poisson(rate_SG).astype(np.uint16))
-
-    return {"A": slide(60), "B": slide(80)}
+    return draw_counts()
 
 
 def test_most_variable_genes_are_those_of_scanpy(slides, genes):
