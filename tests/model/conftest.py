@@ -144,19 +144,19 @@ def weights_of(run) -> pd.Series:
     )
 
 
-N_GENES = 120
+N_COUNTED = 120
 """Of the slides of `draw_counts`."""
 
 
 def draw_counts():
     """Two slides whose genes differ in level and in spread; the last 20 genes are hardly seen."""
     generator = np.random.default_rng(0)
-    level_G = generator.uniform(0.5, 20.0, size=N_GENES)
-    shape_G = generator.uniform(0.5, 5.0, size=N_GENES)
+    level_G = generator.uniform(0.5, 20.0, size=N_COUNTED)
+    shape_G = generator.uniform(0.5, 5.0, size=N_COUNTED)
     level_G[-20:] = 0.01
 
     def slide(n_spots):
-        rate_SG = generator.gamma(shape_G, level_G / shape_G, size=(n_spots, N_GENES))
+        rate_SG = generator.gamma(shape_G, level_G / shape_G, size=(n_spots, N_COUNTED))
         return csr_matrix(generator.poisson(rate_SG).astype(np.uint16))
 
     return {"A": slide(60), "B": slide(80)}

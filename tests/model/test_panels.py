@@ -9,12 +9,12 @@ from scipy.sparse import csr_matrix
 from spahgc.errors import MismatchError
 from spahgc.model.panel_rules import PanelRule
 from spahgc.model.panels import GenePanel, choose_panel
-from tests.model.conftest import N_GENES, draw_counts
+from tests.model.conftest import N_COUNTED, draw_counts
 
 
 @pytest.fixture(scope="module")
 def genes():
-    return [f"G{number:03d}" for number in range(N_GENES)]
+    return [f"G{number:03d}" for number in range(N_COUNTED)]
 
 
 @pytest.fixture(scope="module")
