@@ -19,6 +19,7 @@ from spahgc.schema import SPATIAL, UNS
 from spahgc.store.confidence import GENE_COLUMNS
 from spahgc.store.runs import Run
 from spahgc.store.splits import caveat_of
+from spahgc.store.table import in_pixels
 
 UNKNOWN_DIAMETER_PX: Final = 100.0
 COARSER: Final = 2.0
@@ -102,6 +103,4 @@ def _judge_scale(run: Run, origin: Origin) -> str | None:
 
 
 def _diameter_px(origin: Origin) -> float:
-    if origin.spot_diameter_um is None or origin.microns_per_pixel is None:
-        return UNKNOWN_DIAMETER_PX
-    return origin.spot_diameter_um / origin.microns_per_pixel
+    return in_pixels(origin.spot_diameter_um, origin.microns_per_pixel) or UNKNOWN_DIAMETER_PX
