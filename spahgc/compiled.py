@@ -14,12 +14,22 @@ _SUMS_IN_LANES: Final = {"reassoc", "contract", "nsz"}  # as many as the process
 def compiled(loop: Loop) -> Loop:
     """Have Numba compile a loop when it is first called; it then runs without Python's lock.
 
+    Sums of floats are taken in as many lanes as the processor has, so their order is its own.
     What was compiled is kept beside the loop's file, or in the user's home.
     """
+    return _kept(loop, fastmath=_SUMS_IN_LANES)
+
+
+def compiled_in_order(loop: Loop) -> Loop:
+    """Have Numba compile a loop that adds and multiplies floats in the order written."""
+    return _kept(loop, fastmath=False)
+
+
+def _kept(loop: Loop, *, fastmath: set[str] | bool) -> Loop:
     try:
-        kept: Loop = njit(cache=True, nogil=True, fastmath=_SUMS_IN_LANES)(loop)
+        kept: Loop = njit(cache=True, nogil=True, fastmath=fastmath)(loop)
     except RuntimeError:  # neither may be written to: each process compiles for itself
-        kept = njit(nogil=True, fastmath=_SUMS_IN_LANES)(loop)
+        kept = njit(nogil=True, fastmath=fastmath)(loop)
     return kept
 
 

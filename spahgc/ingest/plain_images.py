@@ -9,7 +9,8 @@ from PIL import Image
 
 from spahgc.ingest.boxes import Box, Size, moved, region_around, size_of
 from spahgc.ingest.decoding import decode, opened, over_white, shrink
-from spahgc.ingest.slide_image import MAX_DECODED_PIXELS, WHITE, SlideImage, resample
+from spahgc.ingest.resampling import resample
+from spahgc.ingest.slide_image import MAX_DECODED_PIXELS, WHITE, SlideImage
 
 
 class PlainImage(SlideImage):
@@ -39,18 +40,19 @@ class PlainImage(SlideImage):
         """Let go of decoded pixels."""
         self._pixels_HW3 = None
 
-    def _resampled(self, box: Box, size: Size) -> Image.Image:
+    def _resampled(self, box: Box, size: Size) -> NDArray[np.uint8]:
         pixels_HW3 = self._decoded()
         region = region_around(box, size, self.size, self.size)
         left, top, right, bottom = region
         width, height = self.size
-        seen = pixels_HW3[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
-        piece = Image.fromarray(seen) if seen.size else Image.new("RGB", (0, 0))
-        if left < 0 or top < 0 or right > width or bottom > height:
-            padded = Image.new("RGB", size_of(region, at_most=MAX_DECODED_PIXELS), WHITE)
-            padded.paste(piece, (max(-left, 0), max(-top, 0)))
-            piece = padded
-        return resample(piece, size, moved(box, region))
+        if left >= 0 and top >= 0 and right <= width and bottom <= height:
+            return resample(pixels_HW3, size, moved(box, region), region=region)
+        across, down = size_of(region, at_most=MAX_DECODED_PIXELS)
+        padded_HW3 = np.full((down, across, 3), WHITE, np.uint8)
+        seen_HW3 = pixels_HW3[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+        y, x = max(-top, 0), max(-left, 0)
+        padded_HW3[y : y + len(seen_HW3), x : x + seen_HW3.shape[1]] = seen_HW3
+        return resample(padded_HW3, size, moved(box, region))
 
     def _decoded(self) -> NDArray[np.uint8]:
         with self._decoding:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from spahgc.ingest.boxes import Box, Region, Size, downsample, moved, region_around, size_of
 from spahgc.ingest.pixel_size import plausible_microns_per_pixel
-from spahgc.ingest.slide_image import MAX_DECODED_PIXELS, WHITE, Level, SlideImage, resample
+from spahgc.ingest.resampling import resample
+from spahgc.ingest.slide_image import MAX_DECODED_PIXELS, WHITE, Level, SlideImage
 
 _HALF_AND_MORE: Final = [255 * (alpha >= 128) for alpha in range(256)]
 _BAND_PIXELS: Final = 1 << 24  # of a level, read at once for a thumbnail: 64 MB
@@ -42,7 +43,7 @@ class PyramidImage(SlideImage):
         """Let go of the file."""
         self._slide.close()
 
-    def _resampled(self, box: Box, size: Size) -> Image.Image:
+    def _resampled(self, box: Box, size: Size) -> NDArray[np.uint8]:
         wanted = min((box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1])
         level = self.level_for(wanted).number
         across, down = self._downsamples[level]
@@ -53,7 +54,7 @@ class PyramidImage(SlideImage):
         left, top, right, bottom = moved(box, origin)
         # A level may lack the last part of a pixel that the full image has.
         box = (left, top, min(right, pixels.width), min(bottom, pixels.height))
-        return resample(pixels, size, box)
+        return resample(np.asarray(pixels), size, box)
 
     def level_for(self, wanted: float) -> Level:
         """Choose the coarsest level that is no coarser than ``wanted`` level-0 pixels."""
@@ -87,7 +88,7 @@ class PyramidImage(SlideImage):
             for top in range(0, height, rows)
             for bottom in [min(top + rows, height)]
         ]
-        return np.concatenate([np.asarray(band) for band in bands])
+        return np.concatenate(bands)
 
 
 def _sides_of_pixel(slide: openslide.OpenSlide) -> tuple[float, float] | None:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Self
 import numpy as np
 import openslide
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from spahgc.errors import ImageError
 from spahgc.ingest.boxes import Box, Size, share_outside
@@ -22,9 +22,6 @@ from spahgc.schema import SlideImageFile, Thumbnail
 
 MAX_DECODED_PIXELS: Final = 300_000_000
 """Largest plain image that is decoded whole, in pixels; decoding needs up to 7 bytes for each."""
-
-NEARLY: Final = 1.01
-"""Widths in µm are seldom whole pixels: what falls short of a whole block by so little is one."""
 
 WHITE: Final = (255, 255, 255)
 """What lies outside an image."""
@@ -79,7 +76,7 @@ class SlideImage(ABC):
         return SlideImageFile(path=self.path, size=self.size, reader=self.reader)
 
     def read_square(self, center_xy: tuple[float, float], *, side_px: float, out_px: int) -> Square:
-        """Read a square around a point, resampled (see `resample`).
+        """Read a square around a point, resampled (see `spahgc.ingest.resampling`).
 
         Parameters
         ----------
@@ -104,7 +101,7 @@ class SlideImage(ABC):
         half = side_px / 2
         box = (x - half, y - half, x + half, y + half)
         with as_image_errors(self.path):
-            pixels = np.array(self._resampled(box, (out_px, out_px)))
+            pixels = self._resampled(box, (out_px, out_px))
         return Square(pixels, share_outside(box, self.size))
 
     def thumbnail(self, longest_px: int) -> Thumbnail:
@@ -124,7 +121,7 @@ class SlideImage(ABC):
         """Let go of the file and of decoded pixels."""
 
     @abstractmethod
-    def _resampled(self, box: Box, size: Size) -> Image.Image: ...
+    def _resampled(self, box: Box, size: Size) -> NDArray[np.uint8]: ...
 
     @abstractmethod
     def _shrunk(self, size: Size) -> NDArray[np.uint8]: ...
@@ -134,22 +131,6 @@ class SlideImage(ABC):
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def resample(pixels: Image.Image, size: Size, box: Box) -> Image.Image:
-    """Resample a box of an image: bicubic, antialiased.
-
-    Where two pixels or more become one, blocks of two or more are averaged first, as the levels of
-    a pyramid are, until less than two are left for one: it looks the same and takes a third of the
-    time.
-    """
-    wanted = min((box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1])
-    block = int(wanted * NEARLY)
-    if block > 1:
-        pixels = pixels.reduce(block)
-        left, top, right, bottom = (edge / block for edge in box)
-        box = (left, top, right, bottom)
-    return pixels.resize(size, Image.Resampling.BICUBIC, box=box)
 
 
 @contextmanager

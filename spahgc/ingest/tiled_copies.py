@@ -9,7 +9,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from spahgc.errors import ImageError
 from spahgc.ingest.boxes import Box, Size
@@ -71,7 +70,7 @@ class TiledCopyImage(SlideImage):
             self._copy.close()
             self._copy = None
 
-    def _resampled(self, box: Box, size: Size) -> Image.Image:
+    def _resampled(self, box: Box, size: Size) -> NDArray[np.uint8]:
         return self._opened()._resampled(box, size)  # noqa: SLF001  one image in two guises
 
     def _shrunk(self, size: Size) -> NDArray[np.uint8]:

@@ -10,7 +10,6 @@ from PIL import Image
 from spahgc.errors import ImageError
 from spahgc.ingest import images, pyramids, tiled_copies
 from spahgc.ingest.images import open_image
-from spahgc.ingest.slide_image import resample
 
 WIDTH, HEIGHT = 1001, 777
 
@@ -98,16 +97,6 @@ def test_square_shows_the_right_part_of_the_image(ramp_image, center, side_px, o
     assert square.pixels.dtype == np.uint8
     assert square.padded_fraction == 0
     assert np.abs(square.pixels - expected).max() < tolerance(ramp_image)
-
-
-@pytest.mark.parametrize(("side_px", "block"), [(126, 1), (127.8, 2), (250, 3), (255.2, 4)])
-def test_whole_blocks_are_averaged_before_less_than_two_pixels_become_one(side_px, block):
-    noise = np.random.default_rng(0).integers(0, 256, (260, 260, 3), dtype=np.uint8)
-    image = Image.fromarray(noise)
-    box = (1.5, 2.25, 1.5 + side_px, 2.25 + side_px)
-    averaged = tuple(edge / block for edge in box)
-    expected = image.reduce(block).resize((64, 64), Image.Resampling.BICUBIC, box=averaged)
-    assert np.array_equal(np.asarray(resample(image, (64, 64), box)), np.asarray(expected))
 
 
 @pytest.fixture(scope="module", params=["plain", "jpeg", "pyramid", "tiled copy"])
