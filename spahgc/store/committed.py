@@ -62,11 +62,21 @@ def read_array(location: Location, group: str, key: str, manifest: Manifest) -> 
     with ThreadPoolExecutor(max_workers=1) as pool:
         checked = pool.submit(files.check_below, key)
         try:  # it reads the files itself, so they are checked beside it
-            with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-                place = StorePath(LocalStore(location.folder / group, read_only=True), key)
-                return np.asarray(_array(place, manifest)[:])
+            place = StorePath(LocalStore(location.folder / group, read_only=True), key)
+            return np.asarray(_read_by_zarrs(_array(place, manifest)))
         finally:
             checked.result()  # what is wrong with a file comes before how reading it failed
+
+
+def _read_by_zarrs(array: zarr.Array[Any]) -> Any:  # noqa: ANN401  zarr gives what it holds
+    from zarrs import ZarrsCodecPipeline
+
+    # of this array alone: Zarr's setting is one for all threads
+    pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(
+        array.metadata, array.store_path.store
+    )
+    object.__setattr__(array.async_array, "codec_pipeline", pipeline)
+    return array[:]
 
 
 def _array(place: StorePath, manifest: Manifest) -> zarr.Array[Any]:
