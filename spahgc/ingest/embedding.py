@@ -38,7 +38,7 @@ from spahgc.ingest.shards import (
 )
 from spahgc.schema import Slide
 from spahgc.store.cohort import open_cohort
-from spahgc.store.drafts import EmbeddingDraft, RowRange, digest_fingerprint
+from spahgc.store.drafts import EmbeddingDraft, RowRange, commit_drafts, digest_fingerprint
 from spahgc.store.forgetting import forget_embeddings
 from spahgc.store.slide import StoredSlide
 
@@ -200,22 +200,27 @@ def _embed_and_commit(
     wanted: Mapping[str, Drafts], config: EmbeddingConfig, run: Run, advance: Advance
 ) -> dict[str, dict[str, int]]:
     """Return the number of patches of one colour, by slide and embedding."""
-    drafts = {
-        (name, field): d for name, of_slide in wanted.items() for field, d in of_slide.items()
+    missing = {
+        (name, field): list(draft.missing())
+        for name, drafts in wanted.items()
+        for field, draft in drafts.items()
     }
-    missing = {key: list(draft.missing()) for key, draft in drafts.items()}
-    for key in [key for key, rows in missing.items() if not rows]:
-        drafts[key].commit()  # killed between its last shard and its commit
+
+    def commit_whole(name: str, fields: Iterable[Field]) -> None:
+        whole = [wanted[name][field] for field in fields if not missing[name, field]]
+        if whole:
+            commit_drafts(whole)
+
+    for name, drafts in wanted.items():
+        commit_whole(name, drafts)  # killed between the last shard and the commit
     tasks = list(_tasks(wanted, missing, config))
     n_spots = sum(next(iter(of_slide.values())).slide.n_spots for of_slide in wanted.values())
     advance(n_spots - sum(task.rows.stop - task.rows.start for task in tasks))  # done earlier
     flat: dict[str, dict[str, int]] = {}
     for done in run(tasks, advance):
         for field in done.task.config.fields:
-            key = (done.task.slide, field)
-            missing[key].remove(done.task.rows)
-            if not missing[key]:
-                drafts[key].commit()
+            missing[done.task.slide, field].remove(done.task.rows)
+        commit_whole(done.task.slide, done.task.config.fields)
         for embedding, n_flat in done.flat.items():
             of_slide_ = flat.setdefault(done.task.slide, {})
             of_slide_[embedding] = of_slide_.get(embedding, 0) + n_flat

@@ -11,10 +11,10 @@ from spahgc.store.cohort import Cohort
 from spahgc.store.commits import Commit, Store
 from spahgc.store.contents import index_keys, read_file
 from spahgc.store.copy_plans import Plan
-from spahgc.store.drafts import commit_embedding, refresh_group_document
 from spahgc.store.durable import sync_folder
 from spahgc.store.entries import SlideEntry
 from spahgc.store.manifest import FileRecord, Manifest
+from spahgc.store.placed import PlacedEmbedding, commit_placed
 from spahgc.store.placing import lock_slide, place_folder, put_files, upload_group
 from spahgc.store.slide import StoredSlide
 from spahgc.store.staging import commit_slide
@@ -43,8 +43,9 @@ def bring_slide(plan: Plan, store: Store, advance: Advance) -> None:
             entry = place_slide(plan, store, advance)
             commit_slide(store, slide.name, entry, message=f"copy {slide.name}")
         else:
-            for name in plan.embeddings:
-                _bring_embedding(slide, name, store, advance)
+            target = StoredSlide(store, slide.name, store.head.slides[slide.name])
+            place = partial(_place_embedding, slide, target=target, advance=advance)
+            commit_placed(target, [place(name) for name in plan.embeddings])
 
 
 def place_slide(plan: Plan, store: Store, advance: Advance) -> SlideEntry:
@@ -69,10 +70,11 @@ def place_slide(plan: Plan, store: Store, advance: Advance) -> SlideEntry:
     )
 
 
-def _bring_embedding(slide: StoredSlide, name: str, store: Store, advance: Advance) -> None:
-    key = f"{layout.EMBEDDINGS}/{name}"
-    member = slide.manifest.member(key)
-    target = StoredSlide(store, slide.name, store.head.slides[slide.name])
+def _place_embedding(
+    slide: StoredSlide, name: str, *, target: StoredSlide, advance: Advance
+) -> PlacedEmbedding:
+    store, key = target.store, f"{layout.EMBEDDINGS}/{name}"
+    member, digest = slide.manifest.member(key), slide.entry.encoders[name]
     place = f"{target.entry.group}/{key}"
 
     def read(part: str) -> bytes:
@@ -81,10 +83,9 @@ def _bring_embedding(slide: StoredSlide, name: str, store: Store, advance: Advan
     if store.location.folder is None:
         put_files(store.location, place, read, member.files)
     else:
-        _bring_folder(store, place, read, member, digest=slide.entry.encoders[name])
-    licences = {n: note for n, note in slide.entry.licences.items() if n == name}
-    commit_embedding(target, name, slide.entry.encoders[name], member, licences=licences)
-    refresh_group_document(store, slide.name)
+        _bring_folder(store, place, read, member, digest=digest)
+    licence = slide.entry.licences.get(name)
+    return PlacedEmbedding(name=name, digest=digest, files=member, licence=licence)
 
 
 def _bring_folder(

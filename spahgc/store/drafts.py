@@ -1,9 +1,9 @@
 """Embeddings in the making: written shard by shard, out of sight until they are whole."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -14,16 +14,11 @@ from zarr.codecs import Crc32cCodec
 from zarr.errors import ContainsArrayError
 from zarr.storage import StorePath
 
-from spahgc.errors import (
-    CommitConflictError,
-    DamagedStoreError,
-    MismatchError,
-    StoreError,
-)
+from spahgc.errors import DamagedStoreError, MismatchError, StoreError
 from spahgc.store import layout
-from spahgc.store.commits import Commit, Store
 from spahgc.store.durable import sync_folder, sync_tree
 from spahgc.store.manifest import Manifest
+from spahgc.store.placed import PlacedEmbedding, commit_placed
 from spahgc.store.placing import put_files
 from spahgc.store.slide import StoredSlide, digest_names
 from spahgc.store.staged import open_staged
@@ -115,25 +110,29 @@ class EmbeddingDraft:
         with self._unless_placed(), zarr.config.set({"array.write_empty_chunks": True}):
             self._array()[rows.start : rows.stop] = embedding_SD
 
-    def commit(self) -> None:
-        """Move the finished embedding to its slide and commit it.
+    def place(self) -> PlacedEmbedding:
+        """Move the finished embedding to its slide, where nobody sees it before it is committed.
 
         Raises
         ------
-        CommitConflictError
-            If the slide was replaced or removed meanwhile.
         DamagedStoreError
             If a shard is missing.
         """
-        store = self.slide.store
         if not self._is_placed():
             with self._unless_placed():
                 self._place_whole()
-        member = Manifest.of_array(self._location, self._place)
+        files = Manifest.of_array(self._location, self._place)
         self._check_whole()
-        licences = {self.name: str(note)} if (note := self._notes.get("licence")) else {}
-        commit_embedding(self.slide, self.name, self.digest, member, licences=licences)
-        refresh_group_document(store, self.slide.name)
+        return PlacedEmbedding(
+            name=self.name, digest=self.digest, files=files, licence=self._notes.get("licence")
+        )
+
+    def commit(self) -> None:
+        """Commit it by itself; see `commit_drafts`."""
+        commit_drafts([self])
+
+    def forget(self) -> None:
+        """Remove what is left of it beside its place."""
         self._location.delete(found.key for found in self._location.list_files(self._staging))
 
     def _check_free(self) -> None:
@@ -231,51 +230,19 @@ class EmbeddingDraft:
             )
 
 
-def commit_embedding(
-    slide: StoredSlide,
-    name: str,
-    digest: str,
-    member: Manifest,
-    *,
-    licences: Mapping[str, str],
-) -> None:
-    """Commit an embedding whose files lie in their place.
+def commit_drafts(drafts: Sequence[EmbeddingDraft]) -> None:
+    """Commit finished embeddings of one slide, all of them or none.
 
     Raises
     ------
     CommitConflictError
         If the slide was replaced or removed meanwhile.
+    DamagedStoreError
+        If a shard is missing.
     """
-    store = slide.store
-
-    def change(head: Commit) -> Commit:
-        entry = head.slides.get(slide.name)
-        if entry is None or entry.group != slide.entry.group:
-            raise CommitConflictError(
-                f"slide {slide.name} was replaced while it was embedded; embed it again"
-            )
-        if entry.encoders.get(name) == digest:
-            return head
-        manifest = Manifest.parse(store.read_document(layout.manifest_key, entry.manifest))
-        grown = manifest.with_member(f"{layout.EMBEDDINGS}/{name}", member)
-        entry = replace(
-            entry,
-            manifest=store.put_document(layout.manifest_key, grown.serialise()),
-            encoders={**entry.encoders, name: digest},
-            licences={**entry.licences, **licences},
-            n_bytes=grown.n_bytes,
-        )
-        return head.with_slide(slide.name, entry)
-
-    store.commit(change, message=f"embed {slide.name} with {name}")
-
-
-def refresh_group_document(store: Store, name: str) -> None:
-    """Make the ``zarr.json`` of a slide's group say what the newest commit says."""
-    entry = store.head.slides.get(name)
-    if entry is not None:
-        content = StoredSlide(store, name, entry).manifest.spell_group()
-        store.location.put(f"{entry.group}/{layout.ROOT_DOCUMENT}", content)
+    commit_placed(drafts[0].slide, [draft.place() for draft in drafts])
+    for draft in drafts:
+        draft.forget()
 
 
 def digest_fingerprint(fingerprint: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Self
 
@@ -117,7 +117,14 @@ class Manifest:
 
     def serialise(self) -> dict[str, Any]:
         """Spell this manifest as a JSON document."""
-        return asdict(self)
+        return {
+            "attributes": dict(self.attributes),
+            "documents": {key: dict(document) for key, document in self.documents.items()},
+            "files": {
+                key: {"size": record.size, "sha256": record.sha256, "xxh3": record.xxh3}
+                for key, record in self.files.items()
+            },
+        }
 
     @property
     def n_bytes(self) -> int:

@@ -6,7 +6,7 @@ import pytest
 from spahgc.errors import DamagedStoreError
 from spahgc.store.care import verify_store
 from spahgc.store.cohort import open_cohort
-from spahgc.store.drafts import EmbeddingDraft
+from spahgc.store.drafts import EmbeddingDraft, commit_drafts
 from spahgc.store.opening import create_store
 from spahgc.store.staging import add_slide
 from tests.conftest import build_slide
@@ -93,3 +93,24 @@ def expect_whole(place):
     assert verify_store(place, deep=True) == []
     staged = slide.store.location.list_files("staging")
     assert not [found.key for found in staged if "~lite0~" in found.key]
+
+
+def test_embeddings_that_are_done_together_are_committed_together(place):
+    slide = open_cohort(place)["A1"]
+    drafts = [
+        EmbeddingDraft(slide, name, fingerprint={"of": name}, size=SIZE, notes={"licence": licence})
+        for name, licence in [("wide", "MIT"), ("narrow", None)]
+    ]
+    fill(drafts[0])
+    with pytest.raises(DamagedStoreError, match="'narrow' is not whole yet"):
+        commit_drafts(drafts)
+    assert open_cohort(place)["A1"].entry.encoders == {}  # all or none
+    fill(drafts[1])
+    commit_drafts(drafts)
+    commit_drafts(drafts)  # another process had them too
+    entry = open_cohort(place)["A1"].entry
+    assert entry.encoders == {draft.name: draft.digest for draft in drafts}
+    assert entry.licences == {"wide": "MIT"}
+    messages = [commit.message for commit in slide.store.history()]
+    assert messages == ["embed A1 with wide, narrow", "ingest A1"]
+    assert verify_store(place, deep=True) == []

@@ -1,0 +1,74 @@
+"""Embeddings whose files lie in their place: made part of their slide by one commit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from spahgc.errors import CommitConflictError
+from spahgc.store import layout
+from spahgc.store.commits import Commit, Store
+from spahgc.store.manifest import Manifest
+from spahgc.store.slide import StoredSlide
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedEmbedding:
+    """An embedding that nobody sees yet."""
+
+    name: str
+    """Of the embedding."""
+
+    digest: str
+    """Of its fingerprint."""
+
+    files: Manifest
+    """What it consists of."""
+
+    licence: str | None
+    """Of the encoder's weights; None where it is unknown."""
+
+
+def commit_placed(slide: StoredSlide, embeddings: Sequence[PlacedEmbedding]) -> None:
+    """Make embeddings part of their slide, all of them or none; those that are already stay.
+
+    Raises
+    ------
+    CommitConflictError
+        If the slide was replaced or removed meanwhile.
+    """
+    store = slide.store
+
+    def change(head: Commit) -> Commit:
+        entry = head.slides.get(slide.name)
+        if entry is None or entry.group != slide.entry.group:
+            raise CommitConflictError(
+                f"slide {slide.name} was replaced while it was embedded; embed it again"
+            )
+        lacking = [one for one in embeddings if entry.encoders.get(one.name) != one.digest]
+        if not lacking:
+            return head
+        manifest = Manifest.parse(store.read_document(layout.manifest_key, entry.manifest))
+        for one in lacking:
+            manifest = manifest.with_member(f"{layout.EMBEDDINGS}/{one.name}", one.files)
+        entry = replace(
+            entry,
+            manifest=store.put_document(layout.manifest_key, manifest.serialise()),
+            encoders={**entry.encoders, **{one.name: one.digest for one in lacking}},
+            licences={
+                **entry.licences,
+                **{one.name: one.licence for one in lacking if one.licence},
+            },
+            n_bytes=manifest.n_bytes,
+        )
+        return head.with_slide(slide.name, entry)
+
+    names = ", ".join(one.name for one in embeddings)
+    store.commit(change, message=f"embed {slide.name} with {names}")
+    _refresh_group_document(store, slide.name)
+
+
+def _refresh_group_document(store: Store, name: str) -> None:
+    """Make the ``zarr.json`` of a slide's group say what the newest commit says."""
+    entry = store.head.slides.get(name)
+    if entry is not None:
+        content = StoredSlide(store, name, entry).manifest.spell_group()
+        store.location.put(f"{entry.group}/{layout.ROOT_DOCUMENT}", content)
