@@ -1,20 +1,24 @@
-"""Let the C library keep the memory that a network frees, for its next layer.
+"""Keep memory that is freed for what needs as much of it next: a layer, a decoded image.
 
-By default glibc gives every large block back to the system at once, and gets it again, page by page
-and zeroed, for the next layer: half of a CPU's time in a convolutional network.
+By default large blocks go back to the system at once, and come again page by page and zeroed: half
+of a CPU's time in a convolutional network, and as long as decoding an image takes, or longer.
 """
 
 import ctypes
 import os
 import sys
+import weakref
 from functools import cache
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 
 KEPT_BLOCK: Final = 64 * 2**20
-"""Largest block that is kept, in bytes; larger ones, decoded images say, go back at once."""
+"""Largest block that glibc keeps, in bytes; see `KeptBlocks` for larger ones."""
 
 KEPT_IN_ALL: Final = 2**30
 """Free memory that is kept at most, in bytes."""
@@ -34,3 +38,38 @@ def keep_freed_memory() -> bool:
         return False
     is_kept = mallopt(_M_MMAP_THRESHOLD, KEPT_BLOCK) and mallopt(_M_TRIM_THRESHOLD, KEPT_IN_ALL)
     return bool(is_kept)
+
+
+class KeptBlocks:
+    """Large blocks of memory, of which each is used again when nobody holds it any more."""
+
+    def __init__(self, *, at_most: int, granule: int = 64 * 2**20) -> None:
+        """Keep up to ``at_most`` free bytes; sizes are rounded up to a multiple of ``granule``."""
+        self._at_most = at_most
+        self._granule = granule
+        self._free: dict[int, NDArray[np.uint8]] = {}
+
+    def take(self, n_bytes: int) -> NDArray[np.uint8]:
+        """Give ``n_bytes`` of memory, whatever is in them: (n_bytes,) uint8.
+
+        It is free again when this array and all views of it are gone.
+        """
+        block = self._find(n_bytes)
+        if block is None:
+            block = np.empty(-(-n_bytes // self._granule) * self._granule, np.uint8)
+        held = block.data  # an array's views all hold what it was made of
+        weakref.finalize(held, self._give_back, block).atexit = False
+        return np.frombuffer(held, np.uint8, n_bytes)
+
+    def _find(self, n_bytes: int) -> NDArray[np.uint8] | None:
+        large = [(len(block), key) for key, block in self._free.copy().items()]
+        for _, key in sorted(found for found in large if found[0] >= n_bytes):
+            block = self._free.pop(key, None)  # another thread may have been faster
+            if block is not None:
+                return block
+        self._free.clear()  # too small for what is asked for now
+        return None
+
+    def _give_back(self, block: NDArray[np.uint8]) -> None:
+        if sum(map(len, self._free.copy().values())) + len(block) <= self._at_most:
+            self._free[id(block)] = block

@@ -3,8 +3,10 @@
 Coordinates are x, y; pixel i covers [i, i + 1).
 """
 
-from math import ceil, floor
 from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 Region: TypeAlias = tuple[int, int, int, int]  # the same, whole pixels
@@ -21,16 +23,18 @@ def downsample(full: Size, level: Size) -> tuple[float, float]:
     return (whole, whole) if is_whole else (across, down)
 
 
-def region_around(box: Box, size: Size, image_size: Size, ends: tuple[float, float]) -> Region:
-    """Return the whole pixels that resampling a box to ``size`` looks at.
+def regions_around(
+    box_B4: NDArray[np.float64], size: Size, image_size: Size, ends: tuple[float, float]
+) -> NDArray[np.int64]:
+    """Return the whole pixels that resampling each box to ``size`` looks at: (B, 4).
 
     With a margin for the filter, but beyond an edge of the image only where the box is too: a
     square that lies inside must not pick up white.
 
     Parameters
     ----------
-    box
-        What is to be resampled.
+    box_B4
+        (B, 4) left, top, right and bottom of what is to be resampled.
     size
         Width and height it is resampled to.
     image_size
@@ -38,17 +42,19 @@ def region_around(box: Box, size: Size, image_size: Size, ends: tuple[float, flo
     ends
         Where the image ends; for a level this may lie a part of a pixel beyond its size.
     """
-    support_x = 2 * max((box[2] - box[0]) / size[0], 1) + 1
-    support_y = 2 * max((box[3] - box[1]) / size[1], 1) + 1
-    width, height = image_size
-    left, top = floor(box[0] - support_x), floor(box[1] - support_y)
-    right, bottom = ceil(box[2] + support_x), ceil(box[3] + support_y)
-    return (
-        max(left, 0) if box[0] >= 0 else left,
-        max(top, 0) if box[1] >= 0 else top,
-        min(right, width) if box[2] <= ends[0] else right,
-        min(bottom, height) if box[3] <= ends[1] else bottom,
-    )
+    start_B2, stop_B2 = box_B4[:, :2], box_B4[:, 2:]
+    support_B2 = 2 * np.maximum((stop_B2 - start_B2) / size, 1) + 1
+    first_B2 = np.floor(start_B2 - support_B2).astype(np.int64)
+    last_B2 = np.ceil(stop_B2 + support_B2).astype(np.int64)
+    first_B2 = np.where(start_B2 >= 0, np.maximum(first_B2, 0), first_B2)
+    last_B2 = np.where(stop_B2 <= ends, np.minimum(last_B2, image_size), last_B2)
+    return np.concatenate([first_B2, last_B2], axis=1)
+
+
+def region_around(box: Box, size: Size, image_size: Size, ends: tuple[float, float]) -> Region:
+    """Return what `regions_around` gives for one box."""
+    left, top, right, bottom = regions_around(np.array([box]), size, image_size, ends)[0].tolist()
+    return left, top, right, bottom
 
 
 def size_of(region: Region, *, at_most: int) -> Size:

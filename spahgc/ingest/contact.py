@@ -6,14 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spahgc.ingest.fields import EmbeddingConfig, Field, patch_config
+from spahgc.ingest.open_images import let_go, open_once, stain_once
 from spahgc.ingest.patches import cut_patches
 from spahgc.ingest.shards import (
     image_and_scale,
-    let_go,
     load_once,
-    open_once,
     padded_of,
-    stain_once,
 )
 from spahgc.store.slide import StoredSlide
 

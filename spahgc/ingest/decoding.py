@@ -13,6 +13,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile
 
+from spahgc.allocator import KEPT_IN_ALL, KeptBlocks
 from spahgc.errors import ImageError
 
 TURBO: Final = "libjpeg-turbo"
@@ -20,6 +21,7 @@ TURBO: Final = "libjpeg-turbo"
 _FORMATS: Final = ("JPEG", "PNG", "TIFF")
 _EIGHT_BIT_MODES: Final = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _WHITE: Final = (255, 255, 255)
+_blocks = KeptBlocks(at_most=KEPT_IN_ALL)
 _process_wide = threading.Lock()  # guards Pillow's limit and the filters of warnings
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # our error tells of a broken file
 
@@ -95,8 +97,7 @@ def decode(path: Path, decoder: str) -> NDArray[np.uint8]:
 
 def _decode_jpeg(content: bytes) -> NDArray[np.uint8]:
     height, width, *_ = simplejpeg.decode_jpeg_header(content)
-    # numpy asks for large pages of memory: twice as fast where pages are new
-    pixels_HW3 = np.empty((height, width, 3), np.uint8)
+    pixels_HW3 = _blocks.take(height * width * 3).reshape(height, width, 3)
     simplejpeg.decode_jpeg(content, buffer=pixels_HW3)
     return pixels_HW3
 

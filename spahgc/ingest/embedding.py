@@ -19,6 +19,7 @@ from spahgc.ingest.fields import (
     embedding_fingerprint,
     embedding_name,
 )
+from spahgc.ingest.open_images import let_go
 from spahgc.ingest.patches import refuse_outside
 from spahgc.ingest.shards import (
     Advance,
@@ -30,7 +31,6 @@ from spahgc.ingest.shards import (
     forward_once,
     ignore,
     image_and_scale,
-    let_go,
     load_once,
     padded_of,
     reader_of,

@@ -8,7 +8,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from spahgc.compiled import on_threads
 from spahgc.errors import ImageError
 from spahgc.ingest.slide_image import SlideImage
 from spahgc.ingest.stain import StainMap
@@ -16,8 +15,6 @@ from spahgc.ingest.stain import StainMap
 MAX_PADDED: Final = 0.75
 """A patch with a larger share outside the image has its center there, or is wider than the image;
 such a patch shows next to nothing of its spot."""
-
-_CUT_BY_ONE: Final = 4  # patches that a thread cuts before it asks for more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,33 +82,15 @@ def cut_patches(
     for start in range(0, len(centers_S2), batch_size):
         centers_B2 = centers_S2[start : start + batch_size]
         for width, config in enumerate(configs):
-            side_px = config.side_um / microns_per_pixel
-            pixels_BHWC = _cut(
-                image, centers_B2, side_px=side_px, out_px=config.side_px, threads=threads
+            pixels_BHWC = image.read_squares(
+                centers_B2,
+                side_px=config.side_um / microns_per_pixel,
+                out_px=config.side_px,
+                threads=threads,
             )
             if stain is not None:
                 pixels_BHWC = stain.apply(pixels_BHWC)
             yield PatchBatch(pixels_BHWC=pixels_BHWC, width=width, flat_B=_is_flat(pixels_BHWC))
-
-
-def _cut(
-    image: SlideImage,
-    centers_B2: NDArray[np.float64],
-    *,
-    side_px: float,
-    out_px: int,
-    threads: int,
-) -> NDArray[np.uint8]:
-    pixels_BHWC = np.empty((len(centers_B2), out_px, out_px, 3), np.uint8)
-
-    def cut(start: int, stop: int) -> None:
-        for row in range(start, stop):
-            x, y = centers_B2[row]
-            square = image.read_square((float(x), float(y)), side_px=side_px, out_px=out_px)
-            pixels_BHWC[row] = square.pixels
-
-    on_threads(cut, len(centers_B2), at_once=_CUT_BY_ONE, n_threads=threads)
-    return pixels_BHWC
 
 
 def padded_share(

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spahgc.ingest.boxes import Box, Size, moved, region_around, size_of
+from spahgc.ingest.boxes import Box, Size, moved, region_around, regions_around, size_of
 from spahgc.ingest.decoding import decode, opened, over_white, shrink
-from spahgc.ingest.resampling import resample
-from spahgc.ingest.slide_image import MAX_DECODED_PIXELS, WHITE, SlideImage
+from spahgc.ingest.resampling import resample, resample_each
+from spahgc.ingest.slide_image import MAX_DECODED_PIXELS, WHITE, SlideImage, as_image_errors
 
 
 class PlainImage(SlideImage):
@@ -36,9 +36,28 @@ class PlainImage(SlideImage):
         self._pixels_HW3: NDArray[np.uint8] | None = None
         self._decoding = threading.Lock()
 
+    def decode(self) -> None:
+        """Decode the image now, where that is not done."""
+        with as_image_errors(self.path):
+            self._decoded()
+
     def close(self) -> None:
         """Let go of decoded pixels."""
         self._pixels_HW3 = None
+
+    def _read_into(
+        self, pixels_BHW3: NDArray[np.uint8], centers_B2: NDArray[np.float64], *, side_px: float
+    ) -> None:
+        # in one loop, where none of them leaves the image
+        size = pixels_BHW3.shape[2], pixels_BHW3.shape[1]
+        box_B4 = np.concatenate([centers_B2 - side_px / 2, centers_B2 + side_px / 2], axis=1)
+        region_B4 = regions_around(box_B4, size, self.size, self.size)
+        if (region_B4[:, :2] < 0).any() or (region_B4[:, 2:] > self.size).any():
+            super()._read_into(pixels_BHW3, centers_B2, side_px=side_px)
+            return
+        box_B4 -= np.tile(region_B4[:, :2], 2)
+        with as_image_errors(self.path):
+            resample_each(self._decoded(), box_B4, region_B4=region_B4, out_BHW3=pixels_BHW3)
 
     def _resampled(self, box: Box, size: Size) -> NDArray[np.uint8]:
         pixels_HW3 = self._decoded()
@@ -61,10 +80,10 @@ class PlainImage(SlideImage):
             return self._pixels_HW3
 
     def _shrunk(self, size: Size) -> NDArray[np.uint8]:
-        if self._pixels_HW3 is None:
-            with opened(self.path) as image:
-                # A JPEG decodes straight to a half, a quarter or an eighth of its size.
-                draft = image.draft(None, size)
-                if draft is not None:
-                    return shrink(over_white(image), size, draft[1])
+        with opened(self.path) as image:
+            # A JPEG decodes straight to a half, a quarter or an eighth of its size; also where it
+            # is decoded already: an overview, and stains found on it, are the same at any time.
+            draft = image.draft(None, size)
+            if draft is not None:
+                return shrink(over_white(image), size, draft[1])
         return shrink(Image.fromarray(self._decoded()), size)

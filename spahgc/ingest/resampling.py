@@ -6,8 +6,8 @@ bytes of a pixel that has three. Which side it resamples first depends on its ve
 
 Dimension letters in this file:
 
-H, W a picture's height and width, 3 its colours, C channels of a row (3 W), O pixels of a resampled
-side, T weights of one such pixel
+B boxes, 4 the edges of a box, H, W a picture's height and width, 3 its colours, C channels of a row
+(3 W), O pixels of a resampled side, T weights of one such pixel
 """
 
 from typing import Final, TypeAlias
@@ -63,37 +63,67 @@ def resample(
         first and then down.
     """
     height, width, _ = pixels_HW3.shape
-    wanted = min((box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1])
-    block = min(max(1, int(wanted * NEARLY)), _LARGEST_BLOCK)
+    box_14, region_14 = np.array([box]), np.array([region or (0, 0, width, height)])
+    out_1HW3 = np.empty((1, size[1], size[0], 3), np.uint8)
+    resample_each(pixels_HW3, box_14, region_B4=region_14, out_BHW3=out_1HW3)
+    return out_1HW3[0]
+
+
+def resample_each(
+    pixels_HW3: NDArray[np.uint8],
+    box_B4: NDArray[np.float64],
+    *,
+    region_B4: NDArray[np.int64],
+    out_BHW3: NDArray[np.uint8],
+) -> None:
+    """Fill in what `resample` makes of each box, without Python's lock.
+
+    Parameters
+    ----------
+    pixels_HW3
+        (H, W, 3) uint8, contiguous.
+    box_B4, region_B4
+        (B, 4) left, top, right and bottom of each.
+    out_BHW3
+        (B, height, width, 3) uint8, contiguous.
+    """
+    _, height, width, _ = out_BHW3.shape
+    side_B2 = box_B4[:, 2:] - box_B4[:, :2]
+    wanted_B = (side_B2 / (width, height)).min(axis=1)
+    block_B = np.clip((wanted_B * NEARLY).astype(np.int64), 1, _LARGEST_BLOCK)
     # Pillow takes edges in single precision
-    edge_4 = (np.array(box) / block).astype(np.float32)
+    edge_B4 = (box_B4 / block_B[:, None]).astype(np.float32)
     pixels_HW3 = pixels_HW3.view()
     pixels_HW3.flags.writeable = False  # what may be written is compiled by itself
-    return _resample(pixels_HW3, region or (0, 0, width, height), block, edge_4, size)
+    _resample_each(pixels_HW3, region_B4, block_B, edge_B4, out_BHW3)
 
 
 @compiled
-def _resample(
+def _resample_each(
     pixels_HW3: NDArray[np.uint8],
-    region: Region,
-    block: int,
-    edge_4: NDArray[np.float32],
-    size: Size,
-) -> NDArray[np.uint8]:
-    left, top, right, bottom = region
-    across = _filter(-(-(right - left) // block), edge_4[0], edge_4[2], size[0])
-    down = _filter(-(-(bottom - top) // block), edge_4[1], edge_4[3], size[1])
-    # only the rows that count
-    first, last = down[0][0], down[0][-1] + down[1][-1]
-    top, bottom = top + first * block, min(bottom, top + last * block)
-    if block > 1:
-        column_WC = _turned(_averaged(pixels_HW3, (left, top, right, bottom), block))
-    else:
-        column_WC = _turned(pixels_HW3[top:bottom, left:right])
-    column_OC = _weighed(column_WC, across[0], across[1], across[2])
-    row_HC = _turned(column_OC.reshape((size[0], last - first, 3)))
-    row_OC = _weighed(row_HC, down[0] - first, down[1], down[2])
-    return row_OC.reshape((size[1], size[0], 3))
+    region_B4: NDArray[np.int64],
+    block_B: NDArray[np.int64],
+    edge_B4: NDArray[np.float32],
+    out_BHW3: NDArray[np.uint8],
+) -> None:
+    n_out, height, width, _ = out_BHW3.shape
+    for out in range(n_out):
+        left, top, right, bottom = region_B4[out]
+        block, edge_4 = block_B[out], edge_B4[out]
+        across = _filter(-(-(right - left) // block), edge_4[0], edge_4[2], width)
+        down = _filter(-(-(bottom - top) // block), edge_4[1], edge_4[3], height)
+        # only the rows that count
+        first, last = down[0][0], down[0][-1] + down[1][-1]
+        top, bottom = top + first * block, min(bottom, top + last * block)
+        if block > 1:
+            column_WC = _turned(_averaged(pixels_HW3, (left, top, right, bottom), block))
+        else:
+            column_WC = _turned(pixels_HW3[top:bottom, left:right])
+        column_OC = np.empty((width, (last - first) * 3), np.uint8)
+        _weigh(column_WC, across[0], across[1], across[2], column_OC)
+        row_HC = _turned(column_OC.reshape((width, last - first, 3)))
+        row_OC = out_BHW3[out].reshape((height, width * 3))
+        _weigh(row_HC, down[0] - first, down[1], down[2], row_OC)
 
 
 @compiled_in_order
@@ -191,14 +221,14 @@ def _turned(pixels_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 @compiled
-def _weighed(
+def _weigh(
     row_HC: NDArray[np.uint8],
     first_O: NDArray[np.int64],
     count_O: NDArray[np.int64],
     weight_OT: NDArray[np.int32],
-) -> NDArray[np.uint8]:
-    """Make each new row of the rows it is made of: (O, C)."""
-    new_OC = np.empty((len(first_O), row_HC.shape[1]), np.uint8)
+    new_OC: NDArray[np.uint8],
+) -> None:
+    """Make each new row of the rows it is made of."""
     sum_C = np.empty(row_HC.shape[1], np.int32)
     for new in range(len(first_O)):
         sum_C[:] = _HALF
@@ -209,4 +239,3 @@ def _weighed(
                     sum_C[c] += weight * np.int32(old_C[c])
         for c in range(len(sum_C)):
             new_OC[new, c] = min(max(sum_C[c] >> _BITS, 0), 255)
-    return new_OC

@@ -2,9 +2,11 @@
 
 import itertools
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -23,19 +25,23 @@ from spahgc.ingest.fields import (
 )
 from spahgc.ingest.forward import ForwardPass, choose_device
 from spahgc.ingest.images import open_image
+from spahgc.ingest.open_images import open_once, open_together, stain_once
 from spahgc.ingest.patches import PatchBatch, cut_patches, padded_share
 from spahgc.ingest.prefetch import prefetch
-from spahgc.ingest.slide_image import Level, SlideImage
-from spahgc.ingest.stain import Stain, StainMap, find_stain
+from spahgc.ingest.slide_image import MAX_DECODED_PIXELS, Level
 from spahgc.store.cohort import open_cohort
 from spahgc.store.drafts import EmbeddingDraft, RowRange
 from spahgc.store.slide import StoredSlide
 
 CUTTERS: Final = min(8, os.cpu_count() or 1)
-"""Threads that cut patches for a GPU."""
+"""Threads that cut patches for a GPU, and images decoded at once for any device."""
 
 CUT_AT_ONCE: Final = 64
-"""Spots whose patches a CPU cuts, by all its cores, before it embeds them."""
+"""Spots whose patches a CPU cuts at once."""
+
+CUT_AHEAD: Final = 128 * 2**20
+"""Patches, in bytes, that a CPU cuts, by all its cores, before it embeds them: after each forward
+pass its threads stay in the way of those that cut, for some milliseconds."""
 
 Item = TypeVar("Item")
 
@@ -134,12 +140,33 @@ def beside(config: EmbeddingConfig, items: Iterator[Item]) -> Iterator[Item]:
 
 
 def _batches(tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, PatchBatch]]:
+    for together in _decoded_together(tasks):
+        images = open_together({image_and_scale(slide)[0] for _, slide in together})
+        for task, slide in together:
+            path, scale = image_and_scale(slide)
+            images[path].result()  # raises what is wrong with it, after the slides before
+            centers_S2 = slide.centers[task.rows.start : task.rows.stop]
+            for batch in cut_all(path, centers_S2, scale, task.config):
+                yield task, batch
+
+
+def _decoded_together(
+    tasks: Iterable[ShardTask],
+) -> Iterator[list[tuple[ShardTask, StoredSlide]]]:
+    """Part tasks where their images would need more cores, or memory, than one large image."""
+    together: list[tuple[ShardTask, StoredSlide]] = []
+    n_pixels: dict[str, int] = {}
     for task in tasks:
         slide = open_cohort(task.store)[task.slide]
-        centers_S2 = slide.centers[task.rows.start : task.rows.stop]
-        image, scale = image_and_scale(slide)
-        for batch in cut_all(image, centers_S2, scale, task.config):
-            yield task, batch
+        n_more = prod(slide.record["image"]["size"])
+        is_full = len(n_pixels) == CUTTERS or sum(n_pixels.values()) + n_more > MAX_DECODED_PIXELS
+        if together and slide.name not in n_pixels and is_full:
+            yield together
+            together, n_pixels = [], {}
+        together.append((task, slide))
+        n_pixels[slide.name] = n_more
+    if together:
+        yield together
 
 
 def cut_all(
@@ -149,7 +176,7 @@ def cut_all(
     encoder = load_once(config)
     batch_size = forward_once(config).batch_size
     is_on_cpu = encoder.device.type == "cpu"
-    return cut_patches(
+    batches = cut_patches(
         open_once(path),
         centers_S2,
         microns_per_pixel=microns_per_pixel,
@@ -158,6 +185,17 @@ def cut_all(
         threads=torch.get_num_threads() if is_on_cpu else CUTTERS,
         stain=stain_once(path, config.stain),
     )
+    return _some_first(batches) if is_on_cpu else batches
+
+
+def _some_first(batches: Iterator[PatchBatch]) -> Iterator[PatchBatch]:
+    cut: deque[PatchBatch] = deque()
+    for batch in batches:
+        cut.append(batch)
+        if sum(one.pixels_BHWC.nbytes for one in cut) >= CUT_AHEAD:
+            while cut:
+                yield cut.popleft()
+    yield from cut
 
 
 def load_once(config: EmbeddingConfig) -> Encoder:
@@ -177,24 +215,6 @@ def _forward(
 ) -> ForwardPass:
     encoder = load_encoder(name, weights=weights, device=device, precision=precision)
     return ForwardPass(encoder, batch_size=batch_size)
-
-
-@lru_cache(maxsize=1)
-def open_once(path: Path) -> SlideImage:
-    """Open an image; a process that asks again gets the same one, decoded as it may be."""
-    return open_image(path)
-
-
-def let_go() -> None:
-    """Forget the image that `open_once` keeps, and what was found on images."""
-    open_once.cache_clear()
-    stain_once.cache_clear()
-
-
-@lru_cache(maxsize=64)
-def stain_once(path: Path, stain: Stain | None) -> StainMap | None:
-    """Find the stains of a slide, where they are wanted; a process that asks again looks once."""
-    return None if stain is None else find_stain(open_once(path), stain)
 
 
 def image_and_scale(slide: StoredSlide) -> tuple[Path, float]:

@@ -16,12 +16,16 @@ import openslide
 from numpy.typing import NDArray
 from PIL import UnidentifiedImageError
 
+from spahgc.compiled import on_threads
 from spahgc.errors import ImageError
 from spahgc.ingest.boxes import Box, Size, share_outside
 from spahgc.schema import SlideImageFile, Thumbnail
 
 MAX_DECODED_PIXELS: Final = 300_000_000
 """Largest plain image that is decoded whole, in pixels; decoding needs up to 7 bytes for each."""
+
+READ_BY_ONE: Final = 4
+"""Squares that a thread reads before it asks for more."""
 
 WHITE: Final = (255, 255, 255)
 """What lies outside an image."""
@@ -93,16 +97,56 @@ class SlideImage(ABC):
             If the center is not a number or the pixels cannot be decoded.
         """
         x, y = float(center_xy[0]), float(center_xy[1])
-        if not (isfinite(x) and isfinite(y) and isfinite(side_px) and side_px > 0 and out_px > 0):
-            raise ImageError(
-                f"{self.path}: cannot cut {side_px} px around ({x}, {y}) into {out_px} px, "
-                "expected finite coordinates and positive sides"
-            )
+        self._refuse_odd(np.array([[x, y]]), side_px=side_px, out_px=out_px)
         half = side_px / 2
         box = (x - half, y - half, x + half, y + half)
         with as_image_errors(self.path):
             pixels = self._resampled(box, (out_px, out_px))
         return Square(pixels, share_outside(box, self.size))
+
+    def read_squares(
+        self, centers_B2: NDArray[np.float64], *, side_px: float, out_px: int, threads: int = 1
+    ) -> NDArray[np.uint8]:
+        """Read the pixels of a square around each point: (B, out_px, out_px, 3).
+
+        Parameters
+        ----------
+        centers_B2
+            (B, 2) float64 x, y in level-0 pixels.
+        side_px, out_px
+            As for `read_square`.
+        threads
+            That read at once.
+
+        Raises
+        ------
+        ImageError
+            If a center is not a number or the pixels cannot be decoded.
+        """
+        self._refuse_odd(centers_B2, side_px=side_px, out_px=out_px)
+        pixels_BHW3 = np.empty((len(centers_B2), out_px, out_px, 3), np.uint8)
+
+        def read(start: int, stop: int) -> None:
+            self._read_into(pixels_BHW3[start:stop], centers_B2[start:stop], side_px=side_px)
+
+        on_threads(read, len(centers_B2), at_once=READ_BY_ONE, n_threads=threads)
+        return pixels_BHW3
+
+    def _read_into(
+        self, pixels_BHW3: NDArray[np.uint8], centers_B2: NDArray[np.float64], *, side_px: float
+    ) -> None:
+        for row, (x, y) in enumerate(centers_B2.tolist()):
+            out_px = pixels_BHW3.shape[1]
+            pixels_BHW3[row] = self.read_square((x, y), side_px=side_px, out_px=out_px).pixels
+
+    def _refuse_odd(self, centers_B2: NDArray[np.float64], *, side_px: float, out_px: int) -> None:
+        is_odd_B = ~np.isfinite(centers_B2).all(axis=1)
+        if is_odd_B.any() or not (isfinite(side_px) and side_px > 0 and out_px > 0):
+            x, y = centers_B2[is_odd_B.argmax()].tolist()
+            raise ImageError(
+                f"{self.path}: cannot cut {side_px} px around ({x}, {y}) into {out_px} px, "
+                "expected finite coordinates and positive sides"
+            )
 
     def thumbnail(self, longest_px: int) -> Thumbnail:
         """Shrink the whole image until its longer side has at most ``longest_px`` pixels."""
@@ -111,6 +155,15 @@ class SlideImage(ABC):
         with as_image_errors(self.path):
             pixels = self._shrunk((width, height))
         return Thumbnail(pixels=pixels, scale=scale)
+
+    def decode(self) -> None:  # noqa: B027  an image read piece by piece has nothing to do
+        """Decode now what the first square would decode.
+
+        Raises
+        ------
+        ImageError
+            If it cannot be decoded.
+        """
 
     def level_for(self, wanted: float) -> Level:  # noqa: ARG002  a plain image has but one
         """Choose the coarsest level that is no coarser than ``wanted`` level-0 pixels."""

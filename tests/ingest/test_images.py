@@ -227,7 +227,8 @@ def test_thumbnail_shows_the_whole_image_and_its_scale(ramp_image):
     assert thumbnail.scale == pytest.approx(100 / WIDTH)
     inner = thumbnail.pixels[2:-2, 2:-2, 0].astype(float)
     expected_W = (np.arange(100) + 0.5)[2:-2] * 2.5
-    assert np.abs(inner - expected_W).max() < 1.6
+    # a JPEG decoded to an eighth of its size rounds once more
+    assert np.abs(inner - expected_W).max() < (2 if tolerance(ramp_image) > 3 else 1.6)
 
 
 def test_thumbnail_is_never_larger_than_the_image(ramp_image):
@@ -248,10 +249,14 @@ def test_thumbnail_in_many_bands_equals_one_band(tmp_path, monkeypatch):
 def test_jpeg_thumbnail_needs_no_full_decoding(tmp_path):
     Image.fromarray(ramp()).save(tmp_path / "ramp.jpg", quality=95)
     with open_image(tmp_path / "ramp.jpg") as image:
-        draft = image.thumbnail(90).pixels.astype(int)
+        draft = image.thumbnail(90).pixels
         assert image._pixels_HW3 is None
-        image.read_square((100, 100), side_px=10, out_px=10)
-        assert np.abs(draft - image.thumbnail(90).pixels)[2:-2, 2:-2].max() <= 3
+        image.decode()
+        assert np.array_equal(image.thumbnail(90).pixels, draft)  # and so are stains found on it
+    Image.fromarray(ramp()).save(tmp_path / "ramp.png")
+    with open_image(tmp_path / "ramp.png") as image:
+        whole = image.thumbnail(90).pixels.astype(int)
+    assert np.abs(whole - draft)[2:-2, 2:-2].max() <= 3
 
 
 def test_only_the_header_is_read_before_the_first_pixel(tmp_path):
