@@ -45,19 +45,31 @@ class PlainImage(SlideImage):
         """Let go of decoded pixels."""
         self._pixels_HW3 = None
 
-    def _read_into(
-        self, pixels_BHW3: NDArray[np.uint8], centers_B2: NDArray[np.float64], *, side_px: float
-    ) -> None:
-        # in one loop, where none of them leaves the image
-        size = pixels_BHW3.shape[2], pixels_BHW3.shape[1]
+    def read_squares(
+        self, centers_B2: NDArray[np.float64], *, side_px: float, out_px: int, threads: int = 1
+    ) -> NDArray[np.uint8]:
+        """Read squares; those that do not leave the image all at once."""
+        self._refuse_odd(centers_B2, side_px=side_px, out_px=out_px)
         box_B4 = np.concatenate([centers_B2 - side_px / 2, centers_B2 + side_px / 2], axis=1)
-        region_B4 = regions_around(box_B4, size, self.size, self.size)
-        if (region_B4[:, :2] < 0).any() or (region_B4[:, 2:] > self.size).any():
-            super()._read_into(pixels_BHW3, centers_B2, side_px=side_px)
-            return
-        box_B4 -= np.tile(region_B4[:, :2], 2)
-        with as_image_errors(self.path):
-            resample_each(self._decoded(), box_B4, region_B4=region_B4, out_BHW3=pixels_BHW3)
+        region_B4 = regions_around(box_B4, (out_px, out_px), self.size, self.size)
+        leaves_B2 = (region_B4[:, :2] < 0) | (region_B4[:, 2:] > self.size)
+        leaves_B = leaves_B2.any(axis=1)
+        pixels_BHW3 = np.empty((len(centers_B2), out_px, out_px, 3), np.uint8)
+        if leaves_B.any():
+            for read, these_B in ((self.read_squares, ~leaves_B), (super().read_squares, leaves_B)):
+                pixels_BHW3[these_B] = read(
+                    centers_B2[these_B], side_px=side_px, out_px=out_px, threads=threads
+                )
+            return pixels_BHW3
+        self.decode()
+        resample_each(
+            self._decoded(),
+            box_B4 - np.tile(region_B4[:, :2], 2),
+            region_B4=region_B4,
+            out_BHW3=pixels_BHW3,
+            threads=threads,
+        )
+        return pixels_BHW3
 
     def _resampled(self, box: Box, size: Size) -> NDArray[np.uint8]:
         pixels_HW3 = self._decoded()

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spahgc.compiled import compiled, compiled_in_order
+from spahgc.compiled import compiled, compiled_in_order, on_threads
 from spahgc.ingest.boxes import Box, Region, Size
 
 NEARLY: Final = 1.01
@@ -27,6 +27,7 @@ _BITS: Final = 22  # of a weight, behind the point: the sum of weighed bytes has
 _HALF: Final = 1 << (_BITS - 1)
 _MEAN_BITS: Final = 24  # of one over the number of a block's pixels
 _LARGEST_BLOCK: Final = 256  # so many bytes are summed in 16 bits
+_BY_ONE: Final = 4  # boxes that a thread resamples before it asks for more
 _TURNED: Final = 32  # rows that are made columns at once
 # Unsigned: Numba need not ask whether a place is counted from the end, which takes half as long.
 _ONE, _TWO, _THREE = np.uintp(1), np.uintp(2), np.uintp(3)
@@ -75,8 +76,9 @@ def resample_each(
     *,
     region_B4: NDArray[np.int64],
     out_BHW3: NDArray[np.uint8],
+    threads: int = 1,
 ) -> None:
-    """Fill in what `resample` makes of each box, without Python's lock.
+    """Fill in what `resample` makes of each box.
 
     Parameters
     ----------
@@ -86,6 +88,8 @@ def resample_each(
         (B, 4) left, top, right and bottom of each.
     out_BHW3
         (B, height, width, 3) uint8, contiguous.
+    threads
+        That resample at once.
     """
     _, height, width, _ = out_BHW3.shape
     side_B2 = box_B4[:, 2:] - box_B4[:, :2]
@@ -95,7 +99,12 @@ def resample_each(
     edge_B4 = (box_B4 / block_B[:, None]).astype(np.float32)
     pixels_HW3 = pixels_HW3.view()
     pixels_HW3.flags.writeable = False  # what may be written is compiled by itself
-    _resample_each(pixels_HW3, region_B4, block_B, edge_B4, out_BHW3)
+
+    def work(start: int, stop: int) -> None:
+        rows = slice(start, stop)
+        _resample_each(pixels_HW3, region_B4[rows], block_B[rows], edge_B4[rows], out_BHW3[rows])
+
+    on_threads(work, len(out_BHW3), at_once=_BY_ONE, n_threads=threads)
 
 
 @compiled

@@ -99,7 +99,7 @@ def embed_shards(tasks: Iterable[ShardTask], advance: Advance) -> Iterator[Finis
     """
     vectors: dict[int, list[NDArray[np.float32]]] = {}
     n_flat: dict[int, int] = {}
-    for task, batch in _cut_ahead(tasks):
+    for task, slide, batch in _cut_ahead(tasks):
         views = task.config.fields[batch.width].views
         vectors_BD = forward_once(task.config).embed_views(batch.pixels_BHWC, views=views)
         vectors.setdefault(batch.width, []).append(vectors_BD)
@@ -108,14 +108,17 @@ def embed_shards(tasks: Iterable[ShardTask], advance: Advance) -> Iterator[Finis
             continue
         advance(len(vectors_BD))
         if sum(map(len, vectors[batch.width])) == task.rows.stop - task.rows.start:
-            yield _write(task, vectors, n_flat)
+            yield _write(task, slide, vectors, n_flat)
             vectors, n_flat = {}, {}
 
 
 def _write(
-    task: ShardTask, vectors: Mapping[int, list[NDArray[np.float32]]], n_flat: Mapping[int, int]
+    task: ShardTask,
+    slide: StoredSlide,
+    vectors: Mapping[int, list[NDArray[np.float32]]],
+    n_flat: Mapping[int, int],
 ) -> FinishedShard:
-    slide, encoder = open_cohort(task.store)[task.slide], load_once(task.config)
+    encoder = load_once(task.config)
     flat = {}
     for width, field in enumerate(task.config.fields):
         draft = start_draft(slide, encoder, task.config, field)
@@ -124,7 +127,7 @@ def _write(
     return FinishedShard(task=task, flat=flat)
 
 
-def _cut_ahead(tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, PatchBatch]]:
+def _cut_ahead(tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, StoredSlide, PatchBatch]]:
     tasks = iter(tasks)
     for first in tasks:
         yield from beside(first.config, _batches(itertools.chain([first], tasks)))
@@ -139,7 +142,7 @@ def beside(config: EmbeddingConfig, items: Iterator[Item]) -> Iterator[Item]:
     return items if load_once(config).device.type == "cpu" else prefetch(items)
 
 
-def _batches(tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, PatchBatch]]:
+def _batches(tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, StoredSlide, PatchBatch]]:
     for together in _decoded_together(tasks):
         images = open_together({image_and_scale(slide)[0] for _, slide in together})
         for task, slide in together:
@@ -147,7 +150,7 @@ def _batches(tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, PatchBatch
             images[path].result()  # raises what is wrong with it, after the slides before
             centers_S2 = slide.centers[task.rows.start : task.rows.stop]
             for batch in cut_all(path, centers_S2, scale, task.config):
-                yield task, batch
+                yield task, slide, batch
 
 
 def _decoded_together(

@@ -24,9 +24,6 @@ from spahgc.schema import SlideImageFile, Thumbnail
 MAX_DECODED_PIXELS: Final = 300_000_000
 """Largest plain image that is decoded whole, in pixels; decoding needs up to 7 bytes for each."""
 
-READ_BY_ONE: Final = 4
-"""Squares that a thread reads before it asks for more."""
-
 WHITE: Final = (255, 255, 255)
 """What lies outside an image."""
 
@@ -127,17 +124,13 @@ class SlideImage(ABC):
         pixels_BHW3 = np.empty((len(centers_B2), out_px, out_px, 3), np.uint8)
 
         def read(start: int, stop: int) -> None:
-            self._read_into(pixels_BHW3[start:stop], centers_B2[start:stop], side_px=side_px)
+            for row in range(start, stop):
+                x, y = centers_B2[row].tolist()
+                square = self.read_square((x, y), side_px=side_px, out_px=out_px)
+                pixels_BHW3[row] = square.pixels
 
-        on_threads(read, len(centers_B2), at_once=READ_BY_ONE, n_threads=threads)
+        on_threads(read, len(centers_B2), at_once=1, n_threads=threads)
         return pixels_BHW3
-
-    def _read_into(
-        self, pixels_BHW3: NDArray[np.uint8], centers_B2: NDArray[np.float64], *, side_px: float
-    ) -> None:
-        for row, (x, y) in enumerate(centers_B2.tolist()):
-            out_px = pixels_BHW3.shape[1]
-            pixels_BHW3[row] = self.read_square((x, y), side_px=side_px, out_px=out_px).pixels
 
     def _refuse_odd(self, centers_B2: NDArray[np.float64], *, side_px: float, out_px: int) -> None:
         is_odd_B = ~np.isfinite(centers_B2).all(axis=1)
