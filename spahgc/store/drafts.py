@@ -20,7 +20,7 @@ from spahgc.store.durable import sync_folder, sync_tree
 from spahgc.store.manifest import Manifest
 from spahgc.store.placed import PlacedEmbedding, commit_placed
 from spahgc.store.placing import put_files
-from spahgc.store.slide import StoredSlide, digest_names
+from spahgc.store.slide import StoredSlide
 from spahgc.store.staged import open_staged
 
 CHUNK_ROWS = 256
@@ -81,7 +81,7 @@ class EmbeddingDraft:
         self._record: dict[str, Any] = {
             "fingerprint": dict(fingerprint),
             "fingerprint_digest": self.digest,
-            "obs_names": digest_names(slide.spots.index),
+            "obs_names": slide.names_digest(),
         }
         group = slide.entry.group
         self._staging = f"{layout.STAGING}/{group.rpartition('/')[2]}~{name}~{self.digest[:16]}"
@@ -97,7 +97,7 @@ class EmbeddingDraft:
             array = self._array()
             for start in range(0, n_spots, SHARD_ROWS):
                 rows = RowRange(start, min(start + SHARD_ROWS, n_spots))
-                if not _is_written(array, rows) and not self._is_placed():
+                if not self._is_written(array, rows) and not self._is_placed():
                     yield rows
 
     def write(self, rows: RowRange, embedding_SD: NDArray[np.float32]) -> None:
@@ -167,6 +167,14 @@ class EmbeddingDraft:
             except ContainsArrayError:  # another process was faster
                 pass
         return zarr.open_array(place, mode="r+")
+
+    def _is_written(self, array: zarr.Array[Any], rows: RowRange) -> bool:
+        if self._location.size(f"{self._staging}/c/{rows.start // SHARD_ROWS}/0") is None:
+            return False
+        try:
+            return bool(np.isfinite(array[rows.start : rows.stop]).all())
+        except (ValueError, RuntimeError):  # a shard cut short, or its checksum wrong
+            return False
 
     def _create(self, place: StorePath) -> zarr.Array[Any]:
         n_spots, size = self._shape
@@ -248,10 +256,3 @@ def commit_drafts(drafts: Sequence[EmbeddingDraft]) -> None:
 def digest_fingerprint(fingerprint: Mapping[str, Any]) -> str:
     """Digest everything that decides an embedding's numbers."""
     return sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
-
-
-def _is_written(array: zarr.Array[Any], rows: RowRange) -> bool:
-    try:
-        return bool(np.isfinite(array[rows.start : rows.stop]).all())
-    except (ValueError, RuntimeError):  # a shard cut short, or its checksum wrong
-        return False

@@ -68,7 +68,7 @@ class StoredSlide:
     @cached_property
     def record(self) -> dict[str, Any]:
         """What is known of the slide beside its arrays: image, scale, findings, who made it."""
-        text = str(self._read(layout.RECORD))
+        text = str(self._read_array(layout.RECORD))
         with self._damage_of(layout.RECORD):
             record = dict(json.loads(text))
         return {**record, "patient": self.entry.patient, **self.entry.about}
@@ -110,8 +110,7 @@ class StoredSlide:
     @cached_property
     def centers(self) -> NDArray[np.float64]:
         """(S, 2) spot centers as x, y in full-resolution pixels; NaN where there are none."""
-        centers: NDArray[np.float64] = self._read(layout.CENTERS)
-        return centers
+        return np.asarray(self._read_array(layout.CENTERS))
 
     def read_counts(self) -> csr_matrix:
         """Read the (S, G) raw counts."""
@@ -128,7 +127,7 @@ class StoredSlide:
         MismatchError
             If it was made for other spots than the slide has.
         """
-        if self.embedding_record(name)["obs_names"] != self._names_digest():
+        if self.embedding_record(name)["obs_names"] != self.names_digest():
             raise MismatchError(
                 f"slide {self.name}: embedding {name!r} was made for other spots; "
                 f"run `spahgc ingest … --replace` and embed again"
@@ -171,7 +170,7 @@ class StoredSlide:
             scale=float(self._read(f"{place}/scalefactors/tissue_{name}_scalef")),
         )
 
-    def _names_digest(self) -> str:
+    def names_digest(self) -> str:
         """Give `digest_names` of the spots, which a process reads but once of each version."""
         version = (self.store.location.address, self.entry.manifest)
         if version not in _names_digests:
@@ -196,6 +195,11 @@ class StoredSlide:
     def _read(self, key: str) -> Any:  # noqa: ANN401  AnnData elements have no common type
         with self._damage_of(key):
             return anndata.io.read_elem(self._group[key])
+
+    def _read_array(self, key: str) -> Any:  # noqa: ANN401  a string, or numbers
+        """Read one array, and no other's metadata."""
+        with self._damage_of(key):
+            return open_array(self.store.location, self.entry.group, key, self.manifest)[...]
 
     @contextmanager
     def _damage_of(self, key: str) -> Iterator[None]:
