@@ -49,6 +49,7 @@ def cut_patches(
     microns_per_pixel: float,
     configs: Sequence[PatchConfig],
     batch_size: int,
+    ahead_bytes: int = 0,
     threads: int = 1,
     stain: StainMap | None = None,
 ) -> Iterator[PatchBatch]:
@@ -66,6 +67,9 @@ def cut_patches(
         Widths in µm and in pixels.
     batch_size
         Patches per batch; the last one may be smaller.
+    ahead_bytes
+        Pixels that may be cut before the first of them are given, in bytes; a batch of each width
+        at least.
     threads
         That cut at once.
     stain
@@ -79,18 +83,27 @@ def cut_patches(
     for config in configs:
         side_px = config.side_um / microns_per_pixel
         refuse_outside(image.path, centers_S2, size=image.size, side_px=side_px)
-    for start in range(0, len(centers_S2), batch_size):
-        centers_B2 = centers_S2[start : start + batch_size]
-        for width, config in enumerate(configs):
-            pixels_BHWC = image.read_squares(
-                centers_B2,
+    batch_bytes = batch_size * sum(config.side_px**2 * 3 for config in configs)
+    cut_at_once = batch_size * max(1, ahead_bytes // batch_bytes)
+    for start in range(0, len(centers_S2), cut_at_once):
+        centers_C2 = centers_S2[start : start + cut_at_once]
+        cut = [
+            image.read_squares(
+                centers_C2,
                 side_px=config.side_um / microns_per_pixel,
                 out_px=config.side_px,
                 threads=threads,
             )
-            if stain is not None:
-                pixels_BHWC = stain.apply(pixels_BHWC)
-            yield PatchBatch(pixels_BHWC=pixels_BHWC, width=width, flat_B=_is_flat(pixels_BHWC))
+            for config in configs
+        ]
+        for first in range(0, len(centers_C2), batch_size):
+            for width, pixels_CHWC in enumerate(cut):
+                pixels_BHWC = pixels_CHWC[first : first + batch_size]
+                if stain is not None:
+                    pixels_BHWC = stain.apply(pixels_BHWC)
+                flat_B = _is_flat(pixels_BHWC)
+                yield PatchBatch(pixels_BHWC=pixels_BHWC, width=width, flat_B=flat_B)
+        del cut, pixels_CHWC  # before as much again is cut
 
 
 def padded_share(

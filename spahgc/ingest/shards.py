@@ -2,7 +2,6 @@
 
 import itertools
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,12 +35,12 @@ from spahgc.store.slide import StoredSlide
 CUTTERS: Final = min(8, os.cpu_count() or 1)
 """Threads that cut patches for a GPU, and images decoded at once for any device."""
 
-CUT_AT_ONCE: Final = 64
-"""Spots whose patches a CPU cuts at once."""
+CPU_BATCH: Final = 64
+"""Patches that a CPU is given at once; how many go through its network together is less."""
 
-CUT_AHEAD: Final = 128 * 2**20
-"""Patches, in bytes, that a CPU cuts, by all its cores, before it embeds them: after each forward
-pass its threads stay in the way of those that cut, for some milliseconds."""
+CUT_AHEAD: Final = 160 * 2**20
+"""Patches, in bytes, that a CPU cuts, by all its cores, before it embeds them: for some
+milliseconds after each forward pass its threads stay in the way of those that cut."""
 
 Item = TypeVar("Item")
 
@@ -179,26 +178,16 @@ def cut_all(
     encoder = load_once(config)
     batch_size = forward_once(config).batch_size
     is_on_cpu = encoder.device.type == "cpu"
-    batches = cut_patches(
+    return cut_patches(
         open_once(path),
         centers_S2,
         microns_per_pixel=microns_per_pixel,
         configs=[patch_config(encoder, field) for field in config.fields],
-        batch_size=max(CUT_AT_ONCE, batch_size) if is_on_cpu else batch_size,
+        batch_size=max(CPU_BATCH, batch_size) if is_on_cpu else batch_size,
+        ahead_bytes=CUT_AHEAD if is_on_cpu else 0,
         threads=torch.get_num_threads() if is_on_cpu else CUTTERS,
         stain=stain_once(path, config.stain),
     )
-    return _some_first(batches) if is_on_cpu else batches
-
-
-def _some_first(batches: Iterator[PatchBatch]) -> Iterator[PatchBatch]:
-    cut: deque[PatchBatch] = deque()
-    for batch in batches:
-        cut.append(batch)
-        if sum(one.pixels_BHWC.nbytes for one in cut) >= CUT_AHEAD:
-            while cut:
-                yield cut.popleft()
-    yield from cut
 
 
 def load_once(config: EmbeddingConfig) -> Encoder:

@@ -122,7 +122,7 @@ class EmbeddingDraft:
             with self._unless_placed():
                 self._place_whole()
         files = Manifest.of_array(self._location, self._place)
-        self._check_whole()
+        self._check_own(files)
         return PlacedEmbedding(
             name=self.name, digest=self.digest, files=files, licence=self._notes.get("licence")
         )
@@ -228,9 +228,8 @@ class EmbeddingDraft:
             leftover.unlink(missing_ok=True)
         sync_folder(place.parent)
 
-    def _check_whole(self) -> None:
-        array = zarr.open_array(open_staged(self._location, self._place), mode="r")
-        found: Any = array.attrs[layout.STORE_ATTRIBUTE]
+    def _check_own(self, files: Manifest) -> None:
+        found = files.documents[""]["attributes"][layout.STORE_ATTRIBUTE]
         if {**found, "notes": None} != {**self._record, "notes": None}:
             raise MismatchError(
                 f"{self.slide.store.where}/{self._place} was left by a writer with other "
