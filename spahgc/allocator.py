@@ -40,6 +40,13 @@ def keep_freed_memory() -> bool:
     return bool(is_kept)
 
 
+class _Lent:
+    """What an array and all views of it hold, and nothing else does."""
+
+    def __init__(self, block: NDArray[np.uint8]) -> None:
+        self.__array_interface__ = block.__array_interface__
+
+
 class KeptBlocks:
     """Large blocks of memory, of which each is used again when nobody holds it any more."""
 
@@ -57,9 +64,9 @@ class KeptBlocks:
         block = self._find(n_bytes)
         if block is None:
             block = np.empty(-(-n_bytes // self._granule) * self._granule, np.uint8)
-        held = block.data  # an array's views all hold what it was made of
-        weakref.finalize(held, self._give_back, block).atexit = False
-        return np.frombuffer(held, np.uint8, n_bytes)
+        lent = _Lent(block)
+        weakref.finalize(lent, self._give_back, block).atexit = False
+        return np.asarray(lent)[:n_bytes]
 
     def _find(self, n_bytes: int) -> NDArray[np.uint8] | None:
         large = [(len(block), key) for key, block in self._free.copy().items()]

@@ -1,10 +1,13 @@
-"""What the C library is asked to do with freed memory."""
+"""What becomes of freed memory: the C library's, and large blocks of our own."""
 
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
+from spahgc.allocator import KeptBlocks
 
 CODE = """
 import resource
@@ -37,3 +40,46 @@ def test_freed_memory_is_kept_but_where_the_user_decides():
     assert is_kept
     assert not is_left_alone
     assert n_faults < n_faults_alone / 20
+
+
+def test_a_block_is_used_again_when_nobody_holds_a_part_of_it():
+    blocks = KeptBlocks(at_most=300, granule=100)
+    first = blocks.take(90)
+    part = first[10:20].reshape(2, 5)
+    place = first.ctypes.data
+    assert len(first) == 90
+    others = [blocks.take(90)]
+    del first
+    others.append(blocks.take(90))
+    assert place not in {other.ctypes.data for other in others}  # a part of it is still held
+    del part
+    assert blocks.take(95).ctypes.data == place
+
+
+def test_what_is_kept_is_never_more_than_was_agreed():
+    blocks = KeptBlocks(at_most=300, granule=100)
+    held = [blocks.take(100) for _ in range(5)]
+    held.clear()
+    assert sum(map(len, blocks._free.values())) == 300
+    large = blocks.take(250)  # none is large enough: what is free makes room
+    assert not blocks._free
+    del large
+    assert [len(block) for block in blocks._free.values()] == [300]
+    huge = blocks.take(1000)
+    del huge
+    assert not blocks._free  # beyond what may be kept
+
+
+def test_threads_never_hold_the_same_block():
+    blocks = KeptBlocks(at_most=10_000, granule=100)
+
+    def work(mark):
+        for _ in range(300):
+            taken = blocks.take(50)
+            taken[:] = mark
+            if not (taken == mark).all():
+                return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(8)))

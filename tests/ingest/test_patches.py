@@ -101,6 +101,20 @@ def test_every_width_of_a_spot_is_cut_before_the_next_batch_of_spots(tmp_path):
     assert left == pytest.approx([300 - 32, 300 - 64], abs=3)  # 0.5 µm/px
 
 
+@pytest.mark.parametrize("ahead_bytes", [0, 2 * 3 * 64**2, 7 * 3 * 64**2, 10**9])
+def test_patches_cut_ahead_are_the_same_in_the_same_order(tmp_path, ahead_bytes):
+    centers_S2 = np.array([[100.0 + 17 * n, 90 + 3 * n] for n in range(9)])
+    configs = [PatchConfig(side_um=um, side_px=64) for um in (20, 30, 50)]
+    how = {"microns_per_pixel": 0.5, "configs": configs, "batch_size": 2}
+    with open_image(ramp(tmp_path / "ramp.png")) as image:
+        expected = list(cut_patches(image, centers_S2, **how))
+        found = list(cut_patches(image, centers_S2, **how, ahead_bytes=ahead_bytes, threads=2))
+    assert [batch.width for batch in found] == [0, 1, 2] * 5
+    for one, other in zip(found, expected, strict=True):
+        assert one.width == other.width
+        assert np.array_equal(one.pixels_BHWC, other.pixels_BHWC)
+
+
 def test_batches_come_in_spot_order_and_the_last_may_be_smaller(tmp_path):
     centers = [[100 + 20 * n, 100] for n in range(5)]
     batches = cut(ramp(tmp_path / "ramp.png"), centers, batch_size=2)
