@@ -27,6 +27,7 @@ _BITS: Final = 22  # of a weight, behind the point: the sum of weighed bytes has
 _HALF: Final = 1 << (_BITS - 1)
 _MEAN_BITS: Final = 24  # of one over the number of a block's pixels
 _LARGEST_BLOCK: Final = 256  # so many bytes are summed in 16 bits
+_SMALL_BLOCK: Final = 16  # whose bytes, 16 times 16, are
 _BY_ONE: Final = 4  # boxes that a thread resamples before it asks for more
 _TURNED: Final = 32  # rows that are made columns at once
 # Unsigned: Numba need not ask whether a place is counted from the end, which takes half as long.
@@ -124,10 +125,13 @@ def _resample_each(
         # only the rows that count
         first, last = down[0][0], down[0][-1] + down[1][-1]
         top, bottom = top + first * block, min(bottom, top + last * block)
-        if block > 1:
-            column_WC = _turned(_averaged(pixels_HW3, (left, top, right, bottom), block))
-        else:
+        region = left, top, right, bottom
+        if block == 1:
             column_WC = _turned(pixels_HW3[top:bottom, left:right])
+        elif block <= _SMALL_BLOCK:
+            column_WC = _turned(_averaged(pixels_HW3, region, block, np.empty(0, np.uint16)))
+        else:
+            column_WC = _turned(_averaged(pixels_HW3, region, block, np.empty(0, np.uint32)))
         column_OC = np.empty((width, (last - first) * 3), np.uint8)
         _weigh(column_WC, across[0], across[1], across[2], column_OC)
         row_HC = _turned(column_OC.reshape((width, last - first, 3)))
@@ -171,14 +175,22 @@ def _bicubic(x: float) -> float:
 
 
 @compiled
-def _averaged(pixels_HW3: NDArray[np.uint8], region: Region, block: int) -> NDArray[np.uint8]:
-    """Average the blocks of a region; those at its ends may be smaller."""
+def _averaged(
+    pixels_HW3: NDArray[np.uint8],
+    region: Region,
+    block: int,
+    like_0: NDArray[np.unsignedinteger],
+) -> NDArray[np.uint8]:
+    """Average the blocks of a region; those at its ends may be smaller.
+
+    A block's sum must fit the numbers that ``like_0`` would hold: the shorter, the more at once.
+    """
     left, top, right, bottom = region
     row_HC = pixels_HW3.reshape((pixels_HW3.shape[0], pixels_HW3.shape[1] * 3))
     n_rows, n_columns = -(-(bottom - top) // block), -(-(right - left) // block)
     mean_HC = np.empty((n_rows, n_columns * 3), np.uint8)
     high_C = np.zeros(n_columns * block * 3, np.uint16)  # beyond the region's end nothing is added
-    wide_C = np.zeros(len(high_C), np.uint32)
+    wide_C = np.zeros(len(high_C), like_0.dtype)
     whole, rest = (right - left) // block * 3, (right - left) % block
     for row in range(n_rows):
         start, stop = top + row * block, min(top + (row + 1) * block, bottom)
@@ -206,7 +218,7 @@ def _add(row_C: NDArray[np.unsignedinteger], sum_C: NDArray[np.unsignedinteger])
 
 
 @compiled
-def _divide(sum_C: NDArray[np.uint32], n_pixels: int, mean_C: NDArray[np.uint8]) -> None:
+def _divide(sum_C: NDArray[np.unsignedinteger], n_pixels: int, mean_C: NDArray[np.uint8]) -> None:
     share, half = np.uint32((1 << _MEAN_BITS) // n_pixels), np.uint32(n_pixels // 2)
     for c in range(len(mean_C)):
         mean_C[c] = (sum_C[c] + half) * share >> np.uint32(_MEAN_BITS)

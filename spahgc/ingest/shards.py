@@ -150,6 +150,7 @@ def _batches(tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, StoredSlid
             centers_S2 = slide.centers[task.rows.start : task.rows.stop]
             for batch in cut_all(path, centers_S2, scale, task.config):
                 yield task, slide, batch
+        del images  # before the next ones are decoded
 
 
 def _decoded_together(

@@ -1,5 +1,7 @@
+import weakref
 from dataclasses import replace
 from itertools import combinations
+from threading import Lock
 
 import anndata
 import numpy as np
@@ -48,6 +50,54 @@ def test_slides_with_an_image_are_embedded_and_the_others_said(store):
     assert sum(done) == 9
     assert read(store).shape == (9, 1280)
     assert verify_store(store.path, deep=True) == []
+
+
+@pytest.mark.parametrize("n_together", [1, 2, 3])
+def test_slides_whose_images_are_decoded_together_keep_their_own(tmp_path, monkeypatch, n_together):
+    monkeypatch.setattr(shards, "CUTTERS", n_together)
+    store, alone = (create_store(tmp_path / f"{name}.zarr") for name in ("all", "alone"))
+    names = ["A1", "B1", "C1", "D1"]
+    for seed, name in enumerate(names):
+        path = write_noise(tmp_path / f"{name}.jpg", seed=seed)
+        slide = with_image(build_slide(name, n_spots=9), path, size=(700, 600))
+        add_slide(store, slide)
+        add_slide(alone, slide)
+
+    decode, counting, alive, most = plain_images.decode, Lock(), [], []
+
+    def counted(path, decoder):
+        pixels = decode(path, decoder)
+        with counting:
+            alive.append(weakref.ref(pixels))
+            most.append(sum(one() is not None for one in alive))
+        return pixels
+
+    monkeypatch.setattr(plain_images, "decode", counted)
+    report = embed_slides(store.path, config=LITE0)
+    assert set(report.readers.values()) == {"libjpeg-turbo"}
+    assert max(most) <= n_together
+    for name in names:
+        embed_slides(alone.path, config=LITE0, slides=[name])
+    for name in names:
+        assert np.allclose(read(store, name), read(alone, name), atol=1e-5)
+    assert all(
+        not np.allclose(read(store, one), read(store, other), atol=1e-2)
+        for one, other in combinations(names, 2)
+    )
+
+
+def test_an_image_that_broke_leaves_the_slides_before_it_embedded(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "CUTTERS", 2)
+    store = create_store(tmp_path / "data.zarr")
+    for name in ("A1", "B1"):
+        path = write_noise(tmp_path / f"{name}.jpg")
+        add_slide(store, with_image(build_slide(name, n_spots=9), path, size=(700, 600)))
+    content = path.read_bytes()
+    path.write_bytes(content[:3000] + bytes(len(content) - 3000))  # as long as it was
+    with pytest.raises(ImageError, match=r"B1\.jpg"):
+        embed_slides(store.path, config=LITE0)
+    assert list(open_cohort(store.path)["A1"].entry.encoders) == ["lite0"]
+    assert not open_cohort(store.path)["B1"].entry.encoders
 
 
 def test_embedding_again_keeps_what_is_there(store):

@@ -74,7 +74,7 @@ def test_a_box_of_another_shape_keeps_what_it_shows():
 
 
 @pytest.mark.parametrize("grey", [0, 1, 127, 255])
-@pytest.mark.parametrize("side_px", [0.8, 64, 300, 9000])
+@pytest.mark.parametrize("side_px", [0.8, 64, 300, 480, 510, 9000])
 def test_one_colour_stays_that_colour(grey, side_px):
     plain_HW3 = np.full((9000, 9000, 3), grey, np.uint8) if side_px == 9000 else NOISE * 0 + grey
     box = (0.0, 0.0, side_px, side_px)
