@@ -87,6 +87,7 @@ class EmbeddingDraft:
         self._staging = f"{layout.STAGING}/{group.rpartition('/')[2]}~{name}~{self.digest[:16]}"
         self._place = f"{group}/{layout.EMBEDDINGS}/{name}"
         self._shape = (slide.n_spots, size)
+        self._opened: zarr.Array[Any] | None = None
 
     def missing(self) -> Iterator[RowRange]:
         """Give the shards that still have to be written."""
@@ -160,6 +161,11 @@ class EmbeddingDraft:
         return sum(1 for _ in self._location.list_files(self._place)) == n_shards + 1
 
     def _array(self) -> zarr.Array[Any]:
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
+
+    def _open(self) -> zarr.Array[Any]:
         place = open_staged(self._location, self._staging)
         if self._location.size(f"{self._staging}/{layout.ROOT_DOCUMENT}") is None:
             try:
