@@ -1,13 +1,15 @@
 """What becomes of freed memory: the C library's, and large blocks of our own."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from spahgc.allocator import KeptBlocks
+from spahgc.allocator import KeptBlocks, objects_left_alone
 
 CODE = """
 import resource
@@ -40,6 +42,26 @@ def test_freed_memory_is_kept_but_where_the_user_decides():
     assert is_kept
     assert not is_left_alone
     assert n_faults < n_faults_alone / 20
+
+
+def test_objects_are_left_alone_for_a_while_and_collected_after():
+    class Knot:
+        def __init__(self):
+            self.itself = self
+
+    knot = Knot()
+    gone = weakref.ref(knot)
+    with objects_left_alone():
+        assert gc.get_freeze_count() > 1000
+        del knot
+        gc.collect()
+        assert gone() is not None
+        with objects_left_alone():
+            pass
+        assert gc.get_freeze_count() > 1000  # until the outer one ends
+    assert gc.get_freeze_count() == 0
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_block_is_used_again_when_nobody_holds_a_part_of_it():

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from spahgc.allocator import objects_left_alone
 from spahgc.errors import EncoderError, ImageError, MismatchError, MissingError
 from spahgc.ingest.cluster import Cluster, Tell, embed_on_dask
 from spahgc.ingest.encoders import Encoder
@@ -131,7 +132,8 @@ def embed_slides(
     run: Run = embed_shards
     if cluster is not None and wanted:
         run = partial(embed_on_dask, cluster, tell=tell or ignore)
-    flat = _embed_and_commit(wanted, config, run, advance or ignore)
+    with objects_left_alone():
+        flat = _embed_and_commit(wanted, config, run, advance or ignore)
     return EmbeddingReport(
         embeddings=embeddings,
         embedded={name: cohort[name].n_spots for name in wanted},
