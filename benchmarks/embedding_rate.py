@@ -8,7 +8,8 @@ embeds, or one. In each of some rounds, one after the other
 in the same run: the forward pass alone on as many patches, the whole pipeline (images decoded,
 patches cut, embeddings written and committed), and a plain PyTorch DataLoader over PIL crops. The
 best round of each counts. The last column is the processor's own time, which other programs on the
-machine disturb less.
+machine disturb less. At the end, of every round of the pipeline, the share of its time that it
+spent in the forward pass: no two jobs meet the machine at the same speed, and this is one job.
 """
 
 import argparse
@@ -61,6 +62,7 @@ def measure(store, config, n_rounds: int) -> None:
         "whole pipeline": lambda n: pipeline(store, config, n),
         "DataLoader over PIL crops": lambda _: usual_loop(forward, slides, config.fields),
     }
+    shares = share_in_forward(forward, jobs)
     wall, processor = dict.fromkeys(jobs, np.inf), dict.fromkeys(jobs, np.inf)
     forward_alone(forward, 32)
     for number in range(n_rounds):
@@ -79,6 +81,27 @@ def measure(store, config, n_rounds: int) -> None:
             f"{name:26s} {rate:7.1f} patches/s, {share:.2f} of the forward pass; "
             f"{cost:.1f} ms of processor a patch ({processor[alone] / processor[name]:.2f})"
         )
+    told = ", ".join(f"{share:.3f}" for share in shares)
+    print(f"share of its time that the pipeline was in the forward pass: {told}")
+
+
+def share_in_forward(forward, jobs) -> list[float]:
+    """Have the pipeline tell, of each round, which share of its time it embedded."""
+    embed_views, run, spent, shares = forward.embed_views, jobs["whole pipeline"], [0.0], []
+
+    def timed_embed(*patches, **how):
+        start = time.perf_counter()
+        vectors = embed_views(*patches, **how)
+        spent[0] += time.perf_counter() - start
+        return vectors
+
+    def timed_run(number: int) -> None:
+        spent[0], start = 0.0, time.perf_counter()
+        run(number)
+        shares.append(spent[0] / (time.perf_counter() - start))
+
+    forward.embed_views, jobs["whole pipeline"] = timed_embed, timed_run
+    return shares
 
 
 def make_config(model: str | None, folder: Path) -> EmbeddingConfig:
