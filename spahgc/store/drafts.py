@@ -235,7 +235,8 @@ class EmbeddingDraft:
         sync_folder(place.parent)
 
     def _check_own(self, files: Manifest) -> None:
-        found = files.documents[""]["attributes"][layout.STORE_ATTRIBUTE]
+        attributes = files.documents.get("", {}).get("attributes", {})
+        found = attributes.get(layout.STORE_ATTRIBUTE, {})
         if {**found, "notes": None} != {**self._record, "notes": None}:
             raise MismatchError(
                 f"{self.slide.store.where}/{self._place} was left by a writer with other "

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spahgc.errors import DamagedStoreError
+from spahgc.errors import DamagedStoreError, MismatchError
 from spahgc.store.care import verify_store
 from spahgc.store.cohort import open_cohort
 from spahgc.store.drafts import EmbeddingDraft, commit_drafts
@@ -93,6 +93,16 @@ def expect_whole(place):
     assert verify_store(place, deep=True) == []
     staged = slide.store.location.list_files("staging")
     assert not [found.key for found in staged if "~lite0~" in found.key]
+
+
+def test_what_another_left_in_its_place_is_not_taken_for_it(tmp_path):
+    place = tmp_path / "data.zarr"
+    add_slide(create_store(place), build_slide("A1"))
+    draft = begin(place)
+    (place / draft._place).mkdir(parents=True)
+    with pytest.raises(MismatchError, match=r"left by a writer with other settings; .*store gc"):
+        draft.commit()
+    assert open_cohort(place)["A1"].entry.encoders == {}
 
 
 def test_embeddings_that_are_done_together_are_committed_together(place):
