@@ -14,7 +14,7 @@ from PIL import Image
 
 from spahgc.ingest.boxes import moved, region_around
 from spahgc.ingest.fields import DEFAULT_FIELDS
-from spahgc.ingest.resampling import resample
+from spahgc.ingest.resampling import NEARLY, resample
 
 MICRONS_PER_PIXEL = 0.69
 OUT = (224, 224)
@@ -41,7 +41,7 @@ def main() -> None:
 def by_pillow(pixels_HW3, box, region) -> np.ndarray:
     left, top, right, bottom = region
     image = Image.fromarray(pixels_HW3[top:bottom, left:right])
-    block = int((box[2] - box[0]) / OUT[0] * 1.01)
+    block = int((box[2] - box[0]) / OUT[0] * NEARLY)
     if block > 1:
         image, box = image.reduce(block), tuple(edge / block for edge in box)
     return np.array(image.resize(OUT, Image.Resampling.BICUBIC, box=box))

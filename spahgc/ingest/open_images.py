@@ -16,7 +16,7 @@ _open: Final[dict[Path, SlideImage]] = {}
 def open_once(path: Path) -> SlideImage:
     """Open an image; who asks for it again gets the same one, decoded as it may be.
 
-    Others than those of the last `open_together` are let go.
+    Who asks for one that is not open lets go of all that are.
     """
     if path not in _open:
         image = open_image(path)

@@ -158,18 +158,22 @@ def _decoded_together(
 ) -> Iterator[list[tuple[ShardTask, StoredSlide]]]:
     """Part tasks where their images would need more cores, or memory, than one large image."""
     together: list[tuple[ShardTask, StoredSlide]] = []
-    n_pixels: dict[str, int] = {}
+    slides: dict[str, StoredSlide] = {}
     for task in tasks:
-        slide = open_cohort(task.store)[task.slide]
-        n_more = prod(slide.record["image"]["size"])
-        is_full = len(n_pixels) == CUTTERS or sum(n_pixels.values()) + n_more > MAX_DECODED_PIXELS
-        if together and slide.name not in n_pixels and is_full:
-            yield together
-            together, n_pixels = [], {}
-        together.append((task, slide))
-        n_pixels[slide.name] = n_more
+        if task.slide not in slides:
+            slide = open_cohort(task.store)[task.slide]
+            n_pixels = sum(map(_n_pixels, (*slides.values(), slide)))
+            if slides and (len(slides) == CUTTERS or n_pixels > MAX_DECODED_PIXELS):
+                yield together
+                together, slides = [], {}
+            slides[task.slide] = slide
+        together.append((task, slides[task.slide]))
     if together:
         yield together
+
+
+def _n_pixels(slide: StoredSlide) -> int:
+    return prod(slide.record["image"]["size"])
 
 
 def cut_all(

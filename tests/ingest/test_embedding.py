@@ -151,6 +151,21 @@ def test_the_batch_size_does_not_change_an_embedding(store, pictured_slide, batc
     assert np.allclose(again, read(store), atol=1e-5)
 
 
+def test_all_shards_of_a_slide_share_what_is_read_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(drafts, "SHARD_ROWS", 256)
+    path = write_noise(tmp_path / "slide.png", size=(2200, 2200))
+    store = create_store(tmp_path / "data.zarr")
+    for name in ("A1", "B1"):
+        slide = with_image(build_slide(name, n_spots=300), path, size=(2200, 2200))
+        add_slide(store, slide)
+    opened = []
+    whole = shards.open_cohort
+    monkeypatch.setattr(shards, "open_cohort", lambda place: opened.append(place) or whole(place))
+    report = embed_slides(store.path, config=LITE0)
+    assert report.embedded == {"A1": 300, "B1": 300}  # two shards each
+    assert len(opened) == 2
+
+
 def test_a_killed_embedding_goes_on_with_the_next_shard(tmp_path, monkeypatch):
     monkeypatch.setattr(drafts, "SHARD_ROWS", 256)
     path = write_noise(tmp_path / "slide.png", size=(2200, 2200))
