@@ -20,6 +20,9 @@ from spahgc.store.manifest import Manifest
 PARALLEL: Final = 8
 """Files under way at once."""
 
+_UNSEEN: Final = "unseen"
+"""Last word of a claim whose writer does not know yet whether anything lies there."""
+
 ReadFile = Callable[[str], bytes]
 """From a key relative to a group to what is in that file."""
 
@@ -109,23 +112,35 @@ def release_claim(store: Store, group: str) -> None:
 
 
 def _claim(store: Store, name: str, digest: str) -> str:
-    """Find a place that nobody else fills: who first puts its claim may, for that version."""
+    """Find a place that nobody else fills: who first puts its claim may, for that version.
+
+    A claim counts once it does not say any more that nobody has looked at what lies there: its
+    writer may be killed before it does.
+    """
+    location = store.location
     for group in _candidates(name):
         claim = layout.claim_key(group)
-        if store.location.put_if_absent(claim, f"{digest} {uuid.uuid4().hex}".encode()):
-            if next(iter(store.location.list_files(group)), None) is None:
+        seen = f"{digest} {uuid.uuid4().hex}"
+        is_first = location.put_if_absent(claim, f"{seen} {_UNSEEN}".encode())
+        if not is_first:
+            theirs = _read_claim(location, claim)
+            if digest not in theirs:
+                continue
+            if _UNSEEN not in theirs:
                 return group
-            store.location.delete([claim])
-        elif _read_claim(store.location, claim) == digest:
+        if next(iter(location.list_files(group)), None) is None:
+            location.put(claim, seen.encode())
             return group
+        if is_first:
+            location.delete([claim])
     raise AssertionError  # pragma: no cover  the candidates never end
 
 
-def _read_claim(location: Location, claim: str) -> str | None:
+def _read_claim(location: Location, claim: str) -> list[str]:
     try:
-        return location.read(claim).decode().split(" ")[0]
+        return location.read(claim).decode().split(" ")
     except FileNotFoundError:  # released meanwhile
-        return None
+        return []
 
 
 def _free_folder(store: Store, name: str) -> str:
