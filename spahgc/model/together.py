@@ -4,14 +4,17 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from signal import Signals
 from threading import Thread
 from typing import Any, Final, TypeAlias, TypeVar
 
 import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.multiprocessing import get_context
 from torch.multiprocessing.spawn import (
+    ProcessContext,
     ProcessExitedException,
     ProcessRaisedException,
     start_processes,
@@ -28,6 +31,8 @@ Train: TypeAlias = Callable[[Task, Advance], Result]
 
 _LOOK_AGAIN: Final = 0.2
 """Seconds between two looks at the processes."""
+
+_SIGNALS: Final = {signal.value: signal.name for signal in Signals}
 
 _EPOCHS: Final = "epochs"
 _RESULT: Final = "result"
@@ -61,9 +66,10 @@ def train_together(
         If one of them dies; the others are ended too, as they are when this process is.
     """
     told, tell = get_context("spawn").Pipe(duplex=False)
+    meeting_point = open_meeting_point()
     processes = start_processes(
         _train_as_one,
-        args=(n_processes, _free_port(), train, task, curves_folder(), tell),
+        args=(n_processes, meeting_point.port, train, task, curves_folder(), tell),
         nprocs=n_processes,
         join=False,
         daemon=True,
@@ -74,7 +80,7 @@ def train_together(
     try:
         is_over = False
         while not is_over:
-            is_over = processes.join(timeout=_LOOK_AGAIN)
+            is_over = _join(processes)
             results += _hear(told, advance)
     except (ProcessRaisedException, ProcessExitedException) as error:
         reason = str(error).strip().splitlines()[-1]
@@ -88,6 +94,50 @@ def train_together(
             process.join()
         told.close()
     return results[0]
+
+
+def open_meeting_point() -> TCPStore:
+    """Listen where the processes find each other, on loopback and from now on.
+
+    A port that is free now need not be free when the first process has started.
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    return TCPStore(
+        "127.0.0.1",
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=listener.detach(),
+    )
+
+
+def _join(processes: ProcessContext) -> bool:
+    """Wait a little, and tell whether all are done.
+
+    Raises
+    ------
+    ProcessExitedException
+        If one was killed, whatever became of the others for want of it.
+    ProcessRaisedException
+        If one raised an error.
+    """
+    _bury(processes, timeout=_LOOK_AGAIN)
+    if any(one.exitcode for one in processes.processes):
+        _bury(processes, timeout=0)  # whoever failed for want of another, failed after it
+        for rank, one in enumerate(processes.processes):
+            if one.exitcode is not None and one.exitcode < 0:
+                name = _SIGNALS.get(-one.exitcode, str(-one.exitcode))
+                told = f"process {rank} terminated with signal {name}"
+                raise ProcessExitedException(told, rank, one.pid, one.exitcode, name)
+    return bool(processes.join(timeout=0))
+
+
+def _bury(processes: ProcessContext, *, timeout: float) -> None:
+    """Let those that end within so many seconds have an exit code."""
+    alive = {one.sentinel: one for one in processes.processes if one.exitcode is None}
+    for sentinel in wait(list(alive), timeout):
+        alive[sentinel].join()
 
 
 def _hear(told: Connection, advance: Advance) -> Iterator[Any]:
@@ -124,6 +174,7 @@ def _train_as_one(
         "WORLD_SIZE": str(n_processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # it is the parent that listens there
     }
     torch.set_num_threads(max(1, torch.get_num_threads() // n_processes))
     if rank:
@@ -142,10 +193,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -5,6 +5,8 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
+
 from spahgc.model import training
 
 PLACE = "SPAHGC_TEST_INTERRUPTED"
@@ -32,3 +34,34 @@ def interrupt(what):
     if what != "wait":
         os.kill(os.getppid() if what == "kill the parent" else os.getpid(), signal.SIGKILL)
     time.sleep(60)
+
+
+def miss_the_other(folder, advance):
+    """Let the second process be killed, and the first one fail for want of it."""
+    rank = int(os.environ["LOCAL_RANK"])
+    Path(folder, f"{rank}.pid").write_text(str(os.getpid()))
+    advance(1)
+    wait_until(Path(folder, "looks elsewhere").exists)
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    wait_until(lambda: not is_running(read_pid(folder, 1)))
+    raise ConnectionError("the other one is gone")
+
+
+def read_pid(folder, rank):
+    """Wait for the process of that rank to say which one it is."""
+    path = Path(folder, f"{rank}.pid")
+    wait_until(lambda: path.exists() and path.read_text())
+    return int(path.read_text())
+
+
+def wait_until(is_so):
+    while not is_so():
+        time.sleep(0.01)
+
+
+def is_running(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -3,7 +3,7 @@
 import random
 import signal
 import time
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from spahgc.errors import WorkerError
-from spahgc.model import training
+from spahgc.model import together, training
 from spahgc.model.checkpoints import Checkpoints
 from spahgc.model.curves import show_curves
 from spahgc.model.features import FeatureConfig
@@ -24,7 +24,14 @@ from spahgc.model.training import TrainingConfig
 from spahgc.store.cohort import open_cohort
 from spahgc.store.index import ReferenceIndex
 from tests.model.conftest import EMBEDDING, SMALL, fold_of, weights_of
-from tests.model.interrupting import PLACE, train_until_interrupted
+from tests.model.interrupting import (
+    PLACE,
+    is_running,
+    miss_the_other,
+    read_pid,
+    train_until_interrupted,
+    wait_until,
+)
 
 CONFIG = TrainingConfig(max_epochs=16, learning_rate=0.003, seed=1, ema=0.9, devices=2)
 
@@ -72,13 +79,6 @@ def fit_elsewhere(where, checkpoints):
     training._train = train_until_interrupted
     with keep_checkpoints(checkpoints):
         fit(gather(open_cohort(where)))
-
-
-def is_running(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_two_processes_train_one_network(teaching, whole):
@@ -141,3 +141,23 @@ def test_interrupted_again_and_again_they_come_to_the_same_result(
         one, two = weights_of(other).sort_index(), weights_of(whole[0]).sort_index()
         np.testing.assert_allclose(one, two, rtol=0, atol=1e-6)
         assert other.best_epoch == whole[0].best_epoch
+
+
+def test_of_two_that_died_the_one_that_was_killed_is_named(tmp_path):
+    def look_elsewhere(_):
+        pids = {read_pid(tmp_path, rank) for rank in range(2)}
+        (tmp_path / "looks elsewhere").touch()
+        wait_until(lambda: pids.isdisjoint(child.pid for child in active_children()))
+
+    with pytest.raises(WorkerError, match=r"died \(process 1 terminated with signal SIGKILL\)"):
+        together.train_together(miss_the_other, tmp_path, n_processes=2, advance=look_elsewhere)
+
+
+def test_where_processes_meet_is_held_until_they_do_and_on_loopback_only():
+    meeting_point = together.open_meeting_point()
+    (listener,) = (
+        connection
+        for connection in psutil.Process().net_connections("tcp")
+        if connection.laddr.port == meeting_point.port and connection.status == "LISTEN"
+    )
+    assert listener.laddr.ip == "127.0.0.1"
