@@ -1,15 +1,17 @@
 """How close embedding slides comes to the encoder's own forward pass, and to a usual loop.
 
     .venv/bin/python benchmarks/embedding_rate.py [her2st study folder] [--model TIMM] [--one-field]
+        [--workers N]
 
 Without a study it grows synthetic sections. Without ``--model`` it takes lite0, with it that timm
 model (vit_small_patch16_224, say) with random weights; the four fields of view that ``ingest``
-embeds, or one. In each of some rounds, one after the other
-in the same run: the forward pass alone on as many patches, the whole pipeline (images decoded,
-patches cut, embeddings written and committed), and a plain PyTorch DataLoader over PIL crops. The
-best round of each counts. The last column is the processor's own time, which other programs on the
-machine disturb less. At the end, of every round of the pipeline, the share of its time that it
-spent in the forward pass: no two jobs meet the machine at the same speed, and this is one job.
+embeds, or one. In each of some rounds, one after the other in the same run: the forward pass alone
+on as many patches, the whole pipeline (images decoded, patches cut, embeddings written and
+committed), the same by N Dask workers of this machine, which start anew each time, and a plain
+PyTorch DataLoader over PIL crops. The best round of each counts. The last column is this process's
+own time of the processor, which other programs on the machine disturb less. At the end, of every
+round of the pipeline, the share of its time that it spent in the forward pass: no two jobs meet the
+machine at the same speed, and this is one job.
 """
 
 import argparse
@@ -25,6 +27,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from spahgc.clusters import Cluster
 from spahgc.ingest.embedding import embed_slides
 from spahgc.ingest.fields import DEFAULT_FIELDS, EmbeddingConfig, Field
 from spahgc.ingest.networks.timm_networks import timm
@@ -40,6 +43,7 @@ def main() -> None:
     parser.add_argument("study", type=Path, nargs="?")
     parser.add_argument("--model")
     parser.add_argument("--one-field", action="store_true")
+    parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -50,10 +54,10 @@ def main() -> None:
         config = make_config(asked.model, Path(folder))
         if not asked.one_field:
             config = replace(config, fields=DEFAULT_FIELDS)
-        measure(store, config, asked.rounds)
+        measure(store, config, asked.rounds, asked.workers)
 
 
-def measure(store, config, n_rounds: int) -> None:
+def measure(store, config, n_rounds: int, n_workers: int) -> None:
     slides = [s for s in open_cohort(store.path).slides.values() if s.entry.image is not None]
     n_patches = sum(slide.n_spots for slide in slides) * len(config.fields)
     forward = forward_once(config)
@@ -62,6 +66,8 @@ def measure(store, config, n_rounds: int) -> None:
         "whole pipeline": lambda n: pipeline(store, config, n),
         "DataLoader over PIL crops": lambda _: usual_loop(forward, slides, config.fields),
     }
+    if n_workers:
+        jobs["by Dask workers"] = lambda n: on_workers(store, config, n, n_workers)
     shares = share_in_forward(forward, jobs)
     wall, processor = dict.fromkeys(jobs, np.inf), dict.fromkeys(jobs, np.inf)
     forward_alone(forward, 32)
@@ -130,6 +136,11 @@ def forward_alone(forward, n_patches: int) -> None:
 
 def pipeline(store, config: EmbeddingConfig, number: int) -> None:
     embed_slides(store.path, config=replace(config, name=f"round{number}"))
+
+
+def on_workers(store, config: EmbeddingConfig, number: int, n_workers: int) -> None:
+    again = replace(config, name=f"workers{number}")
+    embed_slides(store.path, config=again, cluster=Cluster(workers=n_workers))
 
 
 class Crops(Dataset):

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from spahgc.ingest.cluster import Cluster
+from spahgc.clusters import Cluster
 from spahgc.ingest.embedding import embed_slides
 from spahgc.ingest.fields import EmbeddingConfig
 from spahgc.ingest.readers.image import read_image_slide

@@ -1,7 +1,7 @@
 """Keep memory that is freed for what needs as much of it next: a layer, a decoded image.
 
 By default large blocks go back to the system at once, and come again page by page and zeroed: half
-of a CPU's time in a convolutional network, and as long as decoding an image takes, or longer.
+of a CPU's time in a convolutional network and more, and as long as decoding an image takes.
 """
 
 import ctypes
@@ -9,9 +9,10 @@ import gc
 import os
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -19,17 +20,25 @@ from numpy.typing import NDArray
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
-
-KEPT_BLOCK: Final = 64 * 2**20
-"""Largest block that glibc keeps, in bytes; see `KeptBlocks` for larger ones."""
+_OLD_LIMIT: Final = 32 * 2**20  # glibc before 2.35 keeps no larger block
 
 KEPT_IN_ALL: Final = 2**30
-"""Free memory that is kept at most, in bytes."""
+"""Free memory that is kept at most, in bytes, and the largest block of it."""
+
+KEPT_BY_A_CHILD: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "MALLOC_ARENA_MAX": "1",  # what other threads have to themselves holds no large blocks
+        "MALLOC_MMAP_THRESHOLD_": str(KEPT_IN_ALL),
+        "MALLOC_TRIM_THRESHOLD_": str(KEPT_IN_ALL),
+    }
+)
+"""What the environment of a process must hold from its start, if it is to keep freed memory in all
+of its threads; `keep_freed_memory` is for the main one."""
 
 
 @cache
 def keep_freed_memory() -> bool:
-    """Ask glibc to keep freed memory, for the rest of this process; say whether it does.
+    """Ask glibc to keep what the main thread frees, as long as it runs; say whether it does.
 
     Other C libraries are left alone, and so are users who set ``MALLOC_…`` themselves.
     """
@@ -39,8 +48,10 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # musl has none
         return False
-    is_kept = mallopt(_M_MMAP_THRESHOLD, KEPT_BLOCK) and mallopt(_M_TRIM_THRESHOLD, KEPT_IN_ALL)
-    return bool(is_kept)
+    for largest in (KEPT_IN_ALL, _OLD_LIMIT):
+        if mallopt(_M_MMAP_THRESHOLD, largest):
+            return bool(mallopt(_M_TRIM_THRESHOLD, KEPT_IN_ALL))
+    return False
 
 
 @contextmanager

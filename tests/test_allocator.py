@@ -9,38 +9,57 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from spahgc.allocator import KeptBlocks, objects_left_alone
+from spahgc.allocator import KEPT_BY_A_CHILD, KeptBlocks, objects_left_alone
 
 CODE = """
-import resource
+import resource, sys
+from threading import Thread
 import numpy as np
 from spahgc.allocator import keep_freed_memory
 print(keep_freed_memory())
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(50):
-        np.ones(40 * 2**20, dtype=np.uint8)  # 40 MiB: beyond what glibc keeps by itself
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-print(faults())
+def count_faults():
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(20):
+            np.ones(int(sys.argv[2]) * 2**20, dtype=np.uint8)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+counting = Thread(target=count_faults)
+if sys.argv[1] == "main":
+    counting.run()
+else:
+    counting.start()
+    counting.join()
 """
 
 
-def run(**environment):
+def run(thread="main", *, n_mib=40, **environment):
+    """Tell whether memory is said to be kept, and how many pages come anew."""
     clean = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
     clean |= {"NUMPY_MADVISE_HUGEPAGE": "0", **environment}
     said = subprocess.run(
-        [sys.executable, "-c", CODE], env=clean, capture_output=True, text=True, check=True
+        [sys.executable, "-c", CODE, thread, str(n_mib)],
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split()
     return said[0] == "True", int(said[1])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
-def test_freed_memory_is_kept_but_where_the_user_decides():
-    is_kept, n_faults = run()
-    is_left_alone, n_faults_alone = run(MALLOC_ARENA_MAX="4")
+@pytest.mark.parametrize("n_mib", [40, 200])  # beyond what glibc keeps by itself
+def test_freed_memory_is_kept_but_where_the_user_decides(n_mib):
+    is_kept, n_faults = run(n_mib=n_mib)
+    is_left_alone, n_faults_alone = run(n_mib=n_mib, MALLOC_ARENA_MAX="4")
     assert is_kept
     assert not is_left_alone
+    assert n_faults < n_faults_alone / 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_a_child_keeps_freed_memory_in_any_thread():
+    _, n_faults = run("another", n_mib=80, **KEPT_BY_A_CHILD)
+    _, n_faults_alone = run("another", n_mib=80)
     assert n_faults < n_faults_alone / 20
 
 

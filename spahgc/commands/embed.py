@@ -124,7 +124,7 @@ def embed_stored(
     **how: Any,  # noqa: ANN401  see embedding_options
 ) -> EmbeddingReport:
     """Embed slides of a store, with a bar."""
-    from spahgc.ingest.cluster import Cluster
+    from spahgc.clusters import Cluster
     from spahgc.ingest.embedding import embed_slides
     from spahgc.store.cohort import open_cohort
 

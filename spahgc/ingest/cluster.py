@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import Any, Final, TypeAlias
 
 import torch
 
+from spahgc.clusters import Cluster, connected, has_dask_cuda
 from spahgc.errors import WorkerError
 from spahgc.ingest.shards import Advance, FinishedShard, ShardTask, embed_shards, ignore
 
@@ -20,17 +19,6 @@ AHEAD: Final = 2
 
 DEATHS: Final = 5
 """Workers that may die over one shard before the run gives up."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cluster:
-    """Where Dask's workers are."""
-
-    workers: int = 1
-    """Processes to start on this machine; with several GPUs, each takes one in turn."""
-
-    scheduler: str | None = None
-    """Address of a Dask scheduler that runs already, instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,16 +44,12 @@ def embed_on_dask(
     WorkerError
         If `DEATHS` workers died over one shard, or the scheduler cannot be reached.
     """
-    import dask
     from distributed import as_completed
 
     waiting = iter(tasks)
-    patience = {"distributed.scheduler.allowed-failures": DEATHS - 1}
-    with ExitStack() as stack:
-        stack.enter_context(dask.config.set(patience))
-        client = stack.enter_context(_connected(cluster, stack))
+    with connected(cluster, deaths=DEATHS) as client:
         tell(f"Dask dashboard: {client.dashboard_link}")
-        place = _Place(threads=_threads_each(cluster), takes_turns=not _has_dask_cuda())
+        place = _Place(threads=_threads_each(cluster), takes_turns=not has_dask_cuda())
         n_ahead = AHEAD * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
 
         def submit(task: ShardTask) -> Any:  # noqa: ANN401  dask has no types
@@ -80,33 +64,6 @@ def embed_on_dask(
             if (following := next(waiting, None)) is not None:
                 running.add(submit(following))
             yield done
-
-
-def _connected(cluster: Cluster, stack: ExitStack) -> Any:  # noqa: ANN401  dask has no types
-    from distributed import Client, LocalCluster
-
-    if cluster.scheduler is not None:
-        try:
-            return Client(cluster.scheduler)
-        except (OSError, TimeoutError, ValueError) as error:
-            raise WorkerError(
-                f"no Dask scheduler answers at {cluster.scheduler}; start one with `dask "
-                "scheduler` and workers with `dask worker ADDRESS`, both from this environment"
-            ) from error
-    dashboard = "127.0.0.1:0"  # any free port, and not for the neighbours
-    if _has_dask_cuda():
-        from dask_cuda import LocalCUDACluster
-
-        local = LocalCUDACluster(n_workers=cluster.workers, dashboard_address=dashboard)
-    else:
-        local = LocalCluster(
-            n_workers=cluster.workers, threads_per_worker=1, dashboard_address=dashboard
-        )
-    return Client(stack.enter_context(local))
-
-
-def _has_dask_cuda() -> bool:
-    return torch.cuda.is_available() and find_spec("dask_cuda") is not None
 
 
 def _threads_each(cluster: Cluster) -> int | None:

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spahgc.allocator import objects_left_alone
+from spahgc.clusters import Cluster
 from spahgc.errors import EncoderError, ImageError, MismatchError, MissingError
-from spahgc.ingest.cluster import Cluster, Tell, embed_on_dask
+from spahgc.ingest.cluster import Tell, embed_on_dask
 from spahgc.ingest.encoders import Encoder
 from spahgc.ingest.fields import (
     EmbeddingConfig,

@@ -1,14 +1,16 @@
 """Judge several tasks at once on Dask: one task = one model on one fold."""
 
-import logging
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from typing import Any
+from typing import Any, Final
 
+from spahgc.clusters import Cluster, connected
 from spahgc.errors import WorkerError
 from spahgc.model.evaluation import Task, judge
 from spahgc.model.judged import Judged
 from spahgc.store.cohort import Cohort, open_cohort
+
+DEATHS: Final = 4
+"""Workers that may die over one model before the run gives up."""
 
 
 def judge_on_dask(
@@ -33,34 +35,13 @@ def judge_on_dask(
     WorkerError
         If the scheduler cannot be reached, or workers died over one task.
     """
-    with ExitStack() as stack:
-        client = stack.enter_context(_connected(stack, workers=workers, scheduler=scheduler))
+    with connected(Cluster(workers=workers, scheduler=scheduler), deaths=DEATHS) as client:
         where, commit = cohort.where, cohort.commit.number
         running = [client.submit(_judge, where, commit, task, pure=False) for task in tasks]
         for place, future in enumerate(running):
             result = _result(future)
             running[place] = None  # the cluster may forget it
             yield result
-
-
-def _connected(stack: ExitStack, *, workers: int, scheduler: str | None) -> Any:  # noqa: ANN401
-    from distributed import Client, LocalCluster
-
-    if scheduler is None:
-        cluster = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.ERROR,
-        )
-        return Client(stack.enter_context(cluster))
-    try:
-        return Client(scheduler)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise WorkerError(
-            f"no Dask scheduler answers at {scheduler}; start one with `dask scheduler` and "
-            "workers with `dask worker ADDRESS`, both from this environment"
-        ) from error
 
 
 def _result(future: Any) -> Judged:  # noqa: ANN401  dask has no types

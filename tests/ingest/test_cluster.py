@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from spahgc.clusters import Cluster
 from spahgc.errors import WorkerError
 from spahgc.ingest import cluster, shards
-from spahgc.ingest.cluster import Cluster
 from spahgc.ingest.embedding import embed_image_slide, embed_slides
 from spahgc.ingest.fields import EmbeddingConfig, Field
 from spahgc.ingest.networks.timm_networks import timm

@@ -82,3 +82,5 @@ def test_a_cpu_takes_a_few_patches_a_core_at_a_time(monkeypatch):
     assert run.batch_size == 24
     run.embed(patches(50))
     assert device.asked == [24, 24, 2]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert ForwardPass(device).batch_size == 16
