@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spahgc.errors import ImageError
-from spahgc.ingest.slide_image import SlideImage
+from spahgc.ingest.slide_image import SlideImage, SquareSize
 from spahgc.ingest.stain import StainMap
 
 MAX_PADDED: Final = 0.75
@@ -80,22 +80,14 @@ def cut_patches(
     ImageError
         If more than `MAX_PADDED` of a patch lies outside the image, or pixels cannot be read.
     """
-    for config in configs:
-        side_px = config.side_um / microns_per_pixel
-        refuse_outside(image.path, centers_S2, size=image.size, side_px=side_px)
+    sizes = [SquareSize(config.side_um / microns_per_pixel, config.side_px) for config in configs]
+    for size in sizes:
+        refuse_outside(image.path, centers_S2, size=image.size, side_px=size.side_px)
     batch_bytes = batch_size * sum(config.side_px**2 * 3 for config in configs)
     cut_at_once = batch_size * max(1, ahead_bytes // batch_bytes)
     for start in range(0, len(centers_S2), cut_at_once):
         centers_C2 = centers_S2[start : start + cut_at_once]
-        cut = [
-            image.read_squares(
-                centers_C2,
-                side_px=config.side_um / microns_per_pixel,
-                out_px=config.side_px,
-                threads=threads,
-            )
-            for config in configs
-        ]
+        cut = image.read_squares(centers_C2, sizes, threads=threads)
         for first in range(0, len(centers_C2), batch_size):
             for width, pixels_CHWC in enumerate(cut):
                 pixels_BHWC = pixels_CHWC[first : first + batch_size]

@@ -10,12 +10,13 @@ B boxes, 4 the edges of a box, H, W a picture's height and width, 3 its colours,
 (3 W), O pixels of a resampled side, T weights of one such pixel
 """
 
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spahgc.compiled import compiled, compiled_in_order, on_threads
+from spahgc.compiled import compiled, compiled_in_order
 from spahgc.ingest.boxes import Box, Region, Size
 
 NEARLY: Final = 1.01
@@ -28,7 +29,6 @@ _HALF: Final = 1 << (_BITS - 1)
 _MEAN_BITS: Final = 24  # of one over the number of a block's pixels
 _LARGEST_BLOCK: Final = 256  # so many bytes are summed in 16 bits
 _SMALL_BLOCK: Final = 16  # whose bytes, 16 times 16, are
-_BY_ONE: Final = 4  # boxes that a thread resamples before it asks for more
 _TURNED: Final = 32  # rows that are made columns at once
 # Unsigned: Numba need not ask whether a place is counted from the end, which takes half as long.
 _ONE, _TWO, _THREE = np.uintp(1), np.uintp(2), np.uintp(3)
@@ -67,19 +67,20 @@ def resample(
     height, width, _ = pixels_HW3.shape
     box_14, region_14 = np.array([box]), np.array([region or (0, 0, width, height)])
     out_1HW3 = np.empty((1, size[1], size[0], 3), np.uint8)
-    resample_each(pixels_HW3, box_14, region_B4=region_14, out_BHW3=out_1HW3)
+    resampling(pixels_HW3, box_14, region_B4=region_14, out_BHW3=out_1HW3)(0, 1)
     return out_1HW3[0]
 
 
-def resample_each(
+def resampling(
     pixels_HW3: NDArray[np.uint8],
     box_B4: NDArray[np.float64],
     *,
     region_B4: NDArray[np.int64],
     out_BHW3: NDArray[np.uint8],
-    threads: int = 1,
-) -> None:
-    """Fill in what `resample` makes of each box.
+) -> Callable[[int, int], None]:
+    """Give what fills in that which `resample` makes of boxes ``start`` to ``stop`` (not included).
+
+    Several threads may call it.
 
     Parameters
     ----------
@@ -89,8 +90,6 @@ def resample_each(
         (B, 4) left, top, right and bottom of each.
     out_BHW3
         (B, height, width, 3) uint8, contiguous.
-    threads
-        That resample at once.
     """
     _, height, width, _ = out_BHW3.shape
     side_B2 = box_B4[:, 2:] - box_B4[:, :2]
@@ -101,11 +100,11 @@ def resample_each(
     pixels_HW3 = pixels_HW3.view()
     pixels_HW3.flags.writeable = False  # what may be written is compiled by itself
 
-    def work(start: int, stop: int) -> None:
+    def fill(start: int, stop: int) -> None:
         rows = slice(start, stop)
         _resample_each(pixels_HW3, region_B4[rows], block_B[rows], edge_B4[rows], out_BHW3[rows])
 
-    on_threads(work, len(out_BHW3), at_once=_BY_ONE, n_threads=threads)
+    return fill
 
 
 @compiled

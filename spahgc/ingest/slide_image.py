@@ -5,7 +5,7 @@ pixel is 0.5 and an image of width w ends at w.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
@@ -27,6 +27,8 @@ MAX_DECODED_PIXELS: Final = 300_000_000
 WHITE: Final = (255, 255, 255)
 """What lies outside an image."""
 
+_BY_ONE: Final = 2  # centers whose squares a thread reads before it asks for more
+
 
 class Square(NamedTuple):
     """A square piece of a slide image."""
@@ -36,6 +38,16 @@ class Square(NamedTuple):
 
     padded_fraction: float
     """Share of the square's area that lies outside the image and is white, 0 to 1."""
+
+
+class SquareSize(NamedTuple):
+    """How wide a square is."""
+
+    side_px: float
+    """In level-0 pixels; need not be whole."""
+
+    out_px: int
+    """In its own pixels, once it is resampled."""
 
 
 class Level(NamedTuple):
@@ -102,35 +114,54 @@ class SlideImage(ABC):
         return Square(pixels, share_outside(box, self.size))
 
     def read_squares(
-        self, centers_B2: NDArray[np.float64], *, side_px: float, out_px: int, threads: int = 1
-    ) -> NDArray[np.uint8]:
-        """Read the pixels of a square around each point: (B, out_px, out_px, 3).
+        self, centers_B2: NDArray[np.float64], sizes: Sequence[SquareSize], *, threads: int = 1
+    ) -> list[NDArray[np.uint8]]:
+        """Read the pixels of squares of each size around each point.
 
         Parameters
         ----------
         centers_B2
             (B, 2) float64 x, y in level-0 pixels.
-        side_px, out_px
-            As for `read_square`.
+        sizes
+            Of the squares around every point.
         threads
             That read at once.
+
+        Returns
+        -------
+        list[NDArray[np.uint8]]
+            Of each size (B, out_px, out_px, 3).
 
         Raises
         ------
         ImageError
             If a center is not a number or the pixels cannot be decoded.
         """
-        self._refuse_odd(centers_B2, side_px=side_px, out_px=out_px)
-        pixels_BHW3 = np.empty((len(centers_B2), out_px, out_px, 3), np.uint8)
+        fills, squares = [], []
+        for size in sizes:
+            self._refuse_odd(centers_B2, side_px=size.side_px, out_px=size.out_px)
+            squares.append(np.empty((len(centers_B2), size.out_px, size.out_px, 3), np.uint8))
+            fills.append(self._filling(squares[-1], centers_B2, size))
 
-        def read(start: int, stop: int) -> None:
+        def fill_all(start: int, stop: int) -> None:
+            for fill in fills:  # what is read for one square serves the others around its center
+                fill(start, stop)
+
+        on_threads(fill_all, len(centers_B2), at_once=_BY_ONE, n_threads=threads)
+        return squares
+
+    def _filling(
+        self, pixels_BHW3: NDArray[np.uint8], centers_B2: NDArray[np.float64], size: SquareSize
+    ) -> Callable[[int, int], None]:
+        """Give what fills in squares ``start`` to ``stop`` (not included)."""
+
+        def fill(start: int, stop: int) -> None:
             for row in range(start, stop):
                 x, y = centers_B2[row].tolist()
-                square = self.read_square((x, y), side_px=side_px, out_px=out_px)
+                square = self.read_square((x, y), side_px=size.side_px, out_px=size.out_px)
                 pixels_BHW3[row] = square.pixels
 
-        on_threads(read, len(centers_B2), at_once=1, n_threads=threads)
-        return pixels_BHW3
+        return fill
 
     def _refuse_odd(self, centers_B2: NDArray[np.float64], *, side_px: float, out_px: int) -> None:
         is_odd_B = ~np.isfinite(centers_B2).all(axis=1)

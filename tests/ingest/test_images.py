@@ -10,6 +10,7 @@ from PIL import Image
 from spahgc.errors import ImageError
 from spahgc.ingest import images, pyramids, tiled_copies
 from spahgc.ingest.images import open_image
+from spahgc.ingest.slide_image import SquareSize
 
 WIDTH, HEIGHT = 1001, 777
 
@@ -609,19 +610,21 @@ def test_square_of_a_gigapixel_of_padding_is_refused(ramp_image):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("side_px", [40.5, 300])
-def test_many_squares_are_what_each_of_them_is(ramp_image, side_px, threads):
+def test_many_squares_are_what_each_of_them_is(ramp_image, threads):
+    sizes = [SquareSize(40.5, 30), SquareSize(300, 30), SquareSize(75, 20)]
     centers_B2 = np.array(
         [[20.0 + 90 * n, 5.25 + 75 * n] for n in range(11)]  # the first and last leave the image
         + [[WIDTH / 2, HEIGHT / 2], [-3.0, 400.0], [5000.0, 5000.0]]
     )
-    many = ramp_image.read_squares(centers_B2, side_px=side_px, out_px=30, threads=threads)
-    each = [ramp_image.read_square(c, side_px=side_px, out_px=30).pixels for c in centers_B2]
-    assert np.array_equal(many, each)
-    assert ramp_image.read_squares(centers_B2[:0], side_px=9, out_px=30).shape == (0, 30, 30, 3)
+    many = ramp_image.read_squares(centers_B2, sizes, threads=threads)
+    for pixels_BHW3, (side_px, out_px) in zip(many, sizes, strict=True):
+        each = [ramp_image.read_square(c, side_px=side_px, out_px=out_px) for c in centers_B2]
+        assert np.array_equal(pixels_BHW3, [square.pixels for square in each])
+    (none,) = ramp_image.read_squares(centers_B2[:0], [SquareSize(9, 30)])
+    assert none.shape == (0, 30, 30, 3)
     centers_B2[4, 1] = np.nan
     with pytest.raises(ImageError, match=r"around \(380.0, nan\).*expected finite coordinates"):
-        ramp_image.read_squares(centers_B2, side_px=side_px, out_px=30, threads=threads)
+        ramp_image.read_squares(centers_B2, sizes, threads=threads)
 
 
 def test_threads_that_share_an_image_read_the_same_pixels(ramp_image):
