@@ -1,9 +1,12 @@
 """Where nothing can be renamed: a place is filled by those who claimed it, and never twice."""
 
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from unittest.mock import Mock
 
 import pytest
 
+from spahgc.store import table
 from spahgc.store.care import verify_store
 from spahgc.store.cohort import open_cohort
 from spahgc.store.locations.opening import open_location
@@ -31,6 +34,13 @@ def killed_at(method, word):
         patch.setattr(RemoteLocation, method, call)
         with pytest.raises(KilledError):
             yield
+
+
+@pytest.fixture(autouse=True)
+def in_one_second(monkeypatch):
+    """Let the same slide, put again, be the same version: its second is part of it."""
+    now = datetime.now(UTC)
+    monkeypatch.setattr(table, "datetime", Mock(now=lambda _zone: now))
 
 
 def put(place, *, seed):
