@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
-_OLD_LIMIT: Final = 32 * 2**20  # older ones refuse to keep larger blocks
+_OLD_LIMIT: Final = 32 * 2**20  # older versions of glibc keep no larger blocks
 
 KEPT_IN_ALL: Final = 2**30
 """Free memory that is kept at most, in bytes, and the largest block of it."""
