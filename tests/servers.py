@@ -10,8 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +19,14 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
+from tests.waiting import wait_until
+
 BUCKET = "lab"
 ACCESS_KEY = "spahgc-test"
 SECRET_KEY = "spahgc-test-secret"  # noqa: S105  of a server that only tests can reach
 PATIENCE = 60.0
 """Seconds a server may take until it answers."""
+_SILENT = "a test server did not answer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +93,7 @@ def start_rclone_http(folder: Path) -> Iterator[str]:
             *("--read-only", "--dir-cache-time", "0s", "--config", os.devnull, str(folder)),
         ]
     with _run(command, folder.parent):
-        _wait_until(lambda: _is_listening(port))
+        wait_until(lambda: _is_listening(port), told=_SILENT, seconds=PATIENCE)
         yield f"http://127.0.0.1:{port}"
 
 
@@ -174,15 +176,7 @@ def _wait_for_bucket(server: S3Server) -> None:
         obstore.delete(store, "ready")
         return True
 
-    _wait_until(is_ready)
-
-
-def _wait_until(is_ready: Callable[[], bool]) -> None:
-    until = time.monotonic() + PATIENCE
-    while not is_ready():
-        if time.monotonic() > until:
-            raise TimeoutError(f"a test server did not answer within {PATIENCE:.0f} s")
-        time.sleep(0.05)
+    wait_until(is_ready, told=_SILENT, seconds=PATIENCE)
 
 
 def _is_listening(port: int) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from spahgc.model import training
+from tests.waiting import wait_until
 
 PLACE = "SPAHGC_TEST_INTERRUPTED"
 train = training._train
@@ -41,23 +42,18 @@ def miss_the_other(folder, advance):
     rank = int(os.environ["LOCAL_RANK"])
     Path(folder, f"{rank}.pid").write_text(str(os.getpid()))
     advance(1)
-    wait_until(Path(folder, "looks elsewhere").exists)
+    wait_until(Path(folder, "looks elsewhere").exists, told="the parent did not look elsewhere")
     if rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    wait_until(lambda: not is_running(read_pid(folder, 1)))
+    wait_until(lambda: not is_running(read_pid(folder, 1)), told="the other one did not die")
     raise ConnectionError("the other one is gone")
 
 
 def read_pid(folder, rank):
     """Wait for the process of that rank to say which one it is."""
     path = Path(folder, f"{rank}.pid")
-    wait_until(lambda: path.exists() and path.read_text())
+    wait_until(lambda: path.exists() and path.read_text(), told=f"process {rank} did not start")
     return int(path.read_text())
-
-
-def wait_until(is_so):
-    while not is_so():
-        time.sleep(0.01)
 
 
 def is_running(pid):

@@ -30,8 +30,8 @@ from tests.model.interrupting import (
     miss_the_other,
     read_pid,
     train_until_interrupted,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 CONFIG = TrainingConfig(max_epochs=16, learning_rate=0.003, seed=1, ema=0.9, devices=2)
 
@@ -147,7 +147,10 @@ def test_of_two_that_died_the_one_that_was_killed_is_named(tmp_path):
     def look_elsewhere(_):
         pids = {read_pid(tmp_path, rank) for rank in range(2)}
         (tmp_path / "looks elsewhere").touch()
-        wait_until(lambda: pids.isdisjoint(child.pid for child in active_children()))
+        wait_until(
+            lambda: pids.isdisjoint(child.pid for child in active_children()),
+            told="the two did not end",
+        )
 
     with pytest.raises(WorkerError, match=r"died \(process 1 terminated with signal SIGKILL\)"):
         together.train_together(miss_the_other, tmp_path, n_processes=2, advance=look_elsewhere)
