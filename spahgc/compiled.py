@@ -4,7 +4,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
-from numba import njit
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
@@ -31,6 +33,29 @@ def _kept(loop: Loop, *, fastmath: set[str] | bool) -> Loop:
     except RuntimeError:  # neither may be written to: each process compiles for itself
         kept = njit(nogil=True, fastmath=fastmath)(loop)
     return kept
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def move_four(_typing: Any, to_N: Any, to: Any, from_N: Any, at: Any) -> Any:  # noqa: ANN401, ARG001
+    """Copy four neighbours, ``from_N[at : at + 4]``, to ``to_N[to : to + 4]`` in one move.
+
+    For compiled loops. Both are one-dimensional, contiguous and of one type, both places unsigned;
+    nobody asks whether they are inside.
+    """
+
+    def spell(context: Any, builder: Any, signature: Any, given: Any) -> Any:  # noqa: ANN401
+        def place(kind: Any, array: Any, index: Any) -> Any:  # noqa: ANN401
+            first = context.make_array(kind)(context, builder, array).data
+            return builder.gep(first, [index])
+
+        to_kind, _, from_kind, _ = signature.args
+        to_place, from_place = place(to_kind, *given[:2]), place(from_kind, *given[2:])
+        n_bytes = context.get_abi_sizeof(context.get_data_type(to_kind.dtype))
+        four = context.get_constant(types.intp, 4)
+        cgutils.raw_memmove(builder, to_place, from_place, count=four, itemsize=n_bytes, align=1)
+        return context.get_dummy_value()
+
+    return types.void(to_N, types.uintp, from_N, types.uintp), spell
 
 
 def on_threads(

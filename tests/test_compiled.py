@@ -1,10 +1,12 @@
+import itertools
 import threading
 
+import numpy as np
 import pytest
 from numba import njit
 
 from spahgc import compiled
-from spahgc.compiled import on_threads
+from spahgc.compiled import move_four, on_threads
 
 
 def test_where_nothing_compiled_can_be_kept_loops_run_all_the_same(monkeypatch):
@@ -39,3 +41,22 @@ def test_what_a_thread_raises_reaches_the_caller(n_threads):
 
     with pytest.raises(ValueError, match="rows 2 to 4"):
         on_threads(work, 4, at_once=2, n_threads=n_threads)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.float64])
+def test_four_neighbours_move_from_any_place_to_any_place(dtype):
+    @njit
+    def move(to_N, to, from_N, at):
+        move_four(to_N, np.uintp(to), from_N, np.uintp(at))
+
+    from_N = np.arange(1, 12).astype(dtype)
+    for at, to in itertools.product(range(8), range(8)):
+        to_N = np.zeros(11, dtype)
+        move(to_N, to, from_N, at)
+        expected_N = np.zeros(11, dtype)
+        expected_N[to : to + 4] = from_N[at : at + 4]
+        assert np.array_equal(to_N, expected_N)
+    from_N.flags.writeable = False
+    to_N = np.zeros(4, dtype)
+    move(to_N, 0, from_N, 7)
+    assert to_N.tolist() == [8, 9, 10, 11]
