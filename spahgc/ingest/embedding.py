@@ -25,6 +25,7 @@ from spahgc.ingest.open_images import let_go
 from spahgc.ingest.patches import refuse_outside
 from spahgc.ingest.shards import (
     Advance,
+    Drafts,
     FinishedShard,
     ShardTask,
     beside,
@@ -40,13 +41,11 @@ from spahgc.ingest.shards import (
 )
 from spahgc.schema import Slide
 from spahgc.store.cohort import open_cohort
-from spahgc.store.drafts import EmbeddingDraft, RowRange, commit_drafts, digest_fingerprint
+from spahgc.store.drafts import RowRange, commit_drafts, digest_fingerprint
 from spahgc.store.forgetting import forget_embeddings
 from spahgc.store.slide import StoredSlide
 
 Run: TypeAlias = Callable[[Iterable[ShardTask], Advance], Iterator[FinishedShard]]
-Drafts: TypeAlias = Mapping[Field, EmbeddingDraft]
-"""What one slide still lacks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +129,7 @@ def embed_slides(
             left_out[slide.name] = "no full-resolution image"
         elif drafts := _lacking(slide, encoder, config):
             wanted[slide.name] = drafts
-    run: Run = embed_shards
+    run: Run = partial(embed_shards, begun=wanted)
     if cluster is not None and wanted:
         run = partial(embed_on_dask, cluster, tell=tell or ignore)
     with objects_left_alone():

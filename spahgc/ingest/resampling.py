@@ -195,7 +195,7 @@ def _averaged(
         start, stop = top + row * block, min(top + (row + 1) * block, bottom)
         first_C = row_HC[start, left * 3 : right * 3]
         if stop - start == 1:
-            high_C[: len(first_C)] = first_C
+            _copy(first_C, high_C)
         else:
             _add_up(first_C, row_HC[start + 1, left * 3 : right * 3], high_C)
         for y in range(start + 2, stop):
@@ -266,7 +266,7 @@ def _turned(pixels_HW3: NDArray[np.uint8], region: Region) -> NDArray[np.uint8]:
 
 
 @compiled
-def _copy(row_C: NDArray[np.uint8], copy_C: NDArray[np.uint8]) -> None:
+def _copy(row_C: NDArray[np.unsignedinteger], copy_C: NDArray[np.unsignedinteger]) -> None:
     for c in range(len(row_C)):  # many in one step, as a slice is not
         copy_C[c] = row_C[c]
 

@@ -47,6 +47,11 @@ Item = TypeVar("Item")
 Advance: TypeAlias = Callable[[int], None]
 """Told how many more spots are done."""
 
+Drafts: TypeAlias = Mapping[Field, EmbeddingDraft]
+"""What one slide still lacks."""
+
+_NONE_BEGUN: Final[Mapping[str, Drafts]] = {}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardTask:
@@ -91,14 +96,25 @@ def start_draft(
     )
 
 
-def embed_shards(tasks: Iterable[ShardTask], advance: Advance) -> Iterator[FinishedShard]:
+def embed_shards(
+    tasks: Iterable[ShardTask], advance: Advance, *, begun: Mapping[str, Drafts] = _NONE_BEGUN
+) -> Iterator[FinishedShard]:
     """Embed and write shard after shard, and say of each when it is written.
 
     Where a GPU embeds, patches of the next shard, also of the next slide, are cut meanwhile.
+
+    Parameters
+    ----------
+    tasks
+        What to embed.
+    advance
+        Told how many more spots are done.
+    begun
+        By slide, the drafts that this process holds already.
     """
     vectors: dict[int, list[NDArray[np.float32]]] = {}
     n_flat: dict[int, int] = {}
-    for task, slide, batch in _cut_ahead(tasks):
+    for task, slide, batch in _cut_ahead(tasks, begun):
         views = task.config.fields[batch.width].views
         vectors_BD = forward_once(task.config).embed_views(batch.pixels_BHWC, views=views)
         vectors.setdefault(batch.width, []).append(vectors_BD)
@@ -107,7 +123,7 @@ def embed_shards(tasks: Iterable[ShardTask], advance: Advance) -> Iterator[Finis
             continue
         advance(len(vectors_BD))
         if sum(map(len, vectors[batch.width])) == task.rows.stop - task.rows.start:
-            yield _write(task, slide, vectors, n_flat)
+            yield _write(task, slide, vectors, n_flat, begun.get(task.slide, {}))
             vectors, n_flat = {}, {}
 
 
@@ -116,20 +132,23 @@ def _write(
     slide: StoredSlide,
     vectors: Mapping[int, list[NDArray[np.float32]]],
     n_flat: Mapping[int, int],
+    begun: Drafts,
 ) -> FinishedShard:
     encoder = load_once(task.config)
     flat = {}
     for width, field in enumerate(task.config.fields):
-        draft = start_draft(slide, encoder, task.config, field)
+        draft = begun.get(field) or start_draft(slide, encoder, task.config, field)
         draft.write(task.rows, np.concatenate(vectors[width]))
         flat[draft.name] = n_flat[width]
     return FinishedShard(task=task, flat=flat)
 
 
-def _cut_ahead(tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, StoredSlide, PatchBatch]]:
+def _cut_ahead(
+    tasks: Iterable[ShardTask], begun: Mapping[str, Drafts]
+) -> Iterator[tuple[ShardTask, StoredSlide, PatchBatch]]:
     tasks = iter(tasks)
     for first in tasks:
-        yield from beside(first.config, _batches(itertools.chain([first], tasks)))
+        yield from beside(first.config, _batches(itertools.chain([first], tasks), begun))
 
 
 def beside(config: EmbeddingConfig, items: Iterator[Item]) -> Iterator[Item]:
@@ -141,8 +160,10 @@ def beside(config: EmbeddingConfig, items: Iterator[Item]) -> Iterator[Item]:
     return items if load_once(config).device.type == "cpu" else prefetch(items)
 
 
-def _batches(tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, StoredSlide, PatchBatch]]:
-    for together in _decoded_together(tasks):
+def _batches(
+    tasks: Iterable[ShardTask], begun: Mapping[str, Drafts]
+) -> Iterator[tuple[ShardTask, StoredSlide, PatchBatch]]:
+    for together in _decoded_together(tasks, begun):
         images = open_together({image_and_scale(slide)[0] for _, slide in together})
         for task, slide in together:
             path, scale = image_and_scale(slide)
@@ -154,14 +175,14 @@ def _batches(tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, StoredSlid
 
 
 def _decoded_together(
-    tasks: Iterable[ShardTask],
+    tasks: Iterable[ShardTask], begun: Mapping[str, Drafts]
 ) -> Iterator[list[tuple[ShardTask, StoredSlide]]]:
     """Part tasks where their images would need more cores, or memory, than one large image."""
     together: list[tuple[ShardTask, StoredSlide]] = []
     slides: dict[str, StoredSlide] = {}
     for task in tasks:
         if task.slide not in slides:
-            slide = open_cohort(task.store)[task.slide]
+            slide = _slide_of(task, begun.get(task.slide, {}))
             n_pixels = sum(map(_n_pixels, (*slides.values(), slide)))
             if slides and (len(slides) == CUTTERS or n_pixels > MAX_DECODED_PIXELS):
                 yield together
@@ -170,6 +191,12 @@ def _decoded_together(
         together.append((task, slides[task.slide]))
     if together:
         yield together
+
+
+def _slide_of(task: ShardTask, begun: Drafts) -> StoredSlide:
+    for draft in begun.values():
+        return draft.slide
+    return open_cohort(task.store)[task.slide]
 
 
 def _n_pixels(slide: StoredSlide) -> int:

@@ -186,7 +186,7 @@ class Manifest:
 
     def spell_group(self) -> bytes:
         """Give the bytes of the group's own ``zarr.json``."""
-        return json.dumps(self.group_document(), indent=1, sort_keys=True).encode()
+        return json.dumps(self.group_document(), sort_keys=True).encode()
 
     def problems(self, location: Location, group: str, *, deep: bool) -> Iterator[str]:
         """List what differs between the files below ``group`` and this manifest.
@@ -214,9 +214,12 @@ class Manifest:
     def is_derived(self, location: Location, group: str) -> bool:
         """Tell whether the group's ``zarr.json`` is the one this manifest asks for."""
         try:
-            return location.read(f"{group}/{layout.ROOT_DOCUMENT}") == self.spell_group()
+            found = location.read(f"{group}/{layout.ROOT_DOCUMENT}")
         except FileNotFoundError:
             return False
+        # older versions of spahgc indented it
+        indented = json.dumps(self.group_document(), indent=1, sort_keys=True).encode()
+        return found in (self.spell_group(), indented)
 
 
 def _consolidated(document: Mapping[str, Any]) -> dict[str, Any]:

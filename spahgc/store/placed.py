@@ -1,6 +1,6 @@
 """Embeddings whose files lie in their place: made part of their slide by one commit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from spahgc.errors import CommitConflictError
@@ -36,6 +36,7 @@ def commit_placed(slide: StoredSlide, embeddings: Sequence[PlacedEmbedding]) -> 
         If the slide was replaced or removed meanwhile.
     """
     store = slide.store
+    spelled: dict[str, Manifest] = {}  # by digest
 
     def change(head: Commit) -> Commit:
         entry = head.slides.get(slide.name)
@@ -49,9 +50,11 @@ def commit_placed(slide: StoredSlide, embeddings: Sequence[PlacedEmbedding]) -> 
         manifest = Manifest.parse(store.read_document(layout.manifest_key, entry.manifest))
         for one in lacking:
             manifest = manifest.with_member(f"{layout.EMBEDDINGS}/{one.name}", one.files)
+        digest = store.put_document(layout.manifest_key, manifest.serialise())
+        spelled[digest] = manifest
         entry = replace(
             entry,
-            manifest=store.put_document(layout.manifest_key, manifest.serialise()),
+            manifest=digest,
             encoders={**entry.encoders, **{one.name: one.digest for one in lacking}},
             licences={
                 **entry.licences,
@@ -63,12 +66,15 @@ def commit_placed(slide: StoredSlide, embeddings: Sequence[PlacedEmbedding]) -> 
 
     names = ", ".join(one.name for one in embeddings)
     store.commit(change, message=f"embed {slide.name} with {names}")
-    _refresh_group_document(store, slide.name)
+    _refresh_group_document(store, slide.name, spelled)
 
 
-def _refresh_group_document(store: Store, name: str) -> None:
-    """Make the ``zarr.json`` of a slide's group say what the newest commit says."""
+def _refresh_group_document(store: Store, name: str, known: Mapping[str, Manifest]) -> None:
+    """Make the ``zarr.json`` of a slide's group say what the newest commit says.
+
+    ``known`` are manifests, by digest, that need not be read.
+    """
     entry = store.head.slides.get(name)
     if entry is not None:
-        content = StoredSlide(store, name, entry).manifest.spell_group()
-        store.location.put(f"{entry.group}/{layout.ROOT_DOCUMENT}", content)
+        manifest = known.get(entry.manifest) or StoredSlide(store, name, entry).manifest
+        store.location.put(f"{entry.group}/{layout.ROOT_DOCUMENT}", manifest.spell_group())

@@ -155,6 +155,12 @@ def test_problems_name_each_file_and_what_is_wrong(place, folder, manifest):
     ]
 
 
+def test_a_group_document_of_an_older_version_is_as_good(place, folder, manifest):
+    text = json.dumps(manifest.group_document(), indent=1, sort_keys=True)
+    (folder / "zarr.json").write_text(text)
+    assert list(manifest.problems(place, "A1", deep=True)) == []
+
+
 @pytest.mark.parametrize("text", [None, "{", "{}"], ids=["gone", "cut short", "empty"])
 def test_a_group_document_that_says_something_else_is_a_problem(place, folder, manifest, text):
     (folder / "zarr.json").write_bytes(manifest.spell_group())
