@@ -1,6 +1,6 @@
 """Resample a box of pixels, to the last bit as Pillow does, in compiled loops.
 
-Beside the encoder's forward pass nothing takes longer than this, and Pillow takes six times as
+Beside the encoder's forward pass nothing takes longer than this, and Pillow takes seven times as
 long (``benchmarks/resampling.py``): it copies what it is given and what it gives, and keeps four
 bytes of a pixel that has three. Which side it resamples first depends on its version.
 
@@ -26,6 +26,7 @@ _REACH: Final = 2.0  # of the bicubic filter, in pixels of the coarser side
 _SLOPE: Final = -0.5  # of the bicubic filter where it meets its neighbours
 _BITS: Final = 22  # of a weight, behind the point: the sum of weighed bytes has 32
 _HALF: Final = 1 << (_BITS - 1)
+_AT_ONCE: Final = 4  # rows that are weighed together
 _MEAN_BITS: Final = 24  # of one over the number of a block's pixels
 _LARGEST_BLOCK: Final = 256  # so many bytes are summed in 16 bits
 _SMALL_BLOCK: Final = 16  # whose bytes, 16 times 16, are
@@ -146,7 +147,8 @@ def _filter(length: int, start: np.float32, stop: np.float32, n_out: int) -> Fil
     reach = _REACH * shrinks
     first_O = np.zeros(n_out, np.int64)
     count_O = np.zeros(n_out, np.int64)
-    weight_OT = np.zeros((n_out, int(np.ceil(reach)) * 2 + 1), np.int32)
+    n_weights = int(np.ceil(reach)) * 2 + 1
+    weight_OT = np.zeros((n_out, n_weights + -n_weights % _AT_ONCE), np.int32)
     exact_T = np.empty(weight_OT.shape[1])
     for pixel in range(n_out):
         center = start + (pixel + 0.5) * scale
@@ -279,14 +281,26 @@ def _weigh(
     weight_OT: NDArray[np.int32],
     new_OC: NDArray[np.uint8],
 ) -> None:
-    """Make each new row of the rows it is made of."""
+    """Make each new row of the rows it is made of, of `_AT_ONCE` at a time.
+
+    In one function: a call for each row would take as long as the row.
+    """
     sum_C = np.empty(row_HC.shape[1], np.int32)
+    last = len(row_HC) - 1
     for new in range(len(first_O)):
         sum_C[:] = _HALF
-        for t in range(count_O[new]):
-            weight, old_C = weight_OT[new, t], row_HC[first_O[new] + t]
-            if weight != 0:
-                for c in range(len(sum_C)):
-                    sum_C[c] += weight * np.int32(old_C[c])
+        for t in range(0, count_O[new], _AT_ONCE):
+            row = first_O[new] + t  # beyond what counts, weights are zero
+            one_C, two_C = row_HC[min(row, last)], row_HC[min(row + 1, last)]
+            three_C, four_C = row_HC[min(row + 2, last)], row_HC[min(row + 3, last)]
+            one, two = weight_OT[new, t], weight_OT[new, t + 1]
+            three, four = weight_OT[new, t + 2], weight_OT[new, t + 3]
+            for c in range(len(sum_C)):
+                sum_C[c] += (
+                    one * np.int32(one_C[c])
+                    + two * np.int32(two_C[c])
+                    + three * np.int32(three_C[c])
+                    + four * np.int32(four_C[c])
+                )
         for c in range(len(sum_C)):
             new_OC[new, c] = min(max(sum_C[c] >> _BITS, 0), 255)

@@ -27,7 +27,7 @@ MAX_DECODED_PIXELS: Final = 300_000_000
 WHITE: Final = (255, 255, 255)
 """What lies outside an image."""
 
-_BY_ONE: Final = 2  # centers whose squares a thread reads before it asks for more
+_BY_ONE: Final = 4  # centers whose squares a thread reads before it asks for more
 
 
 class Square(NamedTuple):

@@ -1,4 +1,4 @@
-"""Pillow, which does the same in six times the time, is the judge."""
+"""Pillow, which does the same in seven times the time, is the judge."""
 
 import numpy as np
 import pytest
