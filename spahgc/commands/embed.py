@@ -11,6 +11,7 @@ import click
 from spahgc.commands.screen import (
     FOLDER,
     POSITIVE,
+    Picture,
     cluster_options,
     progress_bar,
     store_option,
@@ -87,7 +88,9 @@ def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--recompute", is_flag=True, help="Embed again also what is embedded already.")
 @click.option("--name", "called", help="What to call the embeddings, not after their encoder.")
 @click.option(
-    "--save-patches", type=FOLDER, help="Picture of some patches, those that leave the image first."
+    "--save-patches",
+    type=Picture(),
+    help="Picture of some patches, those that leave the image first.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a report for machines.")
 def embed(

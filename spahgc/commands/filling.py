@@ -160,10 +160,5 @@ def _draw(slide: Slide, folder: Path) -> None:
     from spahgc.report.quality import plot_spots
 
     path = folder / f"{slide.name}.png"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        is_drawn = plot_spots(path, slide)
-    except OSError as error:
-        raise click.ClickException(f"{path} cannot be drawn: {error.strerror}") from error
-    if is_drawn:
+    if plot_spots(path, slide):
         click.echo(f"  picture: {path}", err=True)

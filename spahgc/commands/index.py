@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from spahgc.commands.screen import (
-    FOLDER,
     FiniteRange,
+    Picture,
     PlainErrors,
     console,
     spinner,
@@ -135,7 +136,9 @@ def index_info(store: str, *, as_json: bool) -> None:
 @click.option("--exclude-slide", multiple=True, help="Not this slide; may be repeated.")
 @click.option("--exclude-patient", multiple=True, help="Not this patient; may be repeated.")
 @click.option("--other-patients", is_flag=True, help="Not the slide's own patient.")
-@click.option("--out", type=FOLDER, help="Picture to write; by default neighbours-SLIDE-SPOT.png.")
+@click.option(
+    "--out", type=Picture(), help="Picture to write; by default neighbours-SLIDE-SPOT.png."
+)
 @click.option("--no-picture", is_flag=True, help="Print the table alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table for machines, no picture.")
 def index_search(
@@ -169,7 +172,7 @@ def index_search(
     title = f"spots that look like {slide} {spot} ({rule})"
     print_neighbours(found, console=console(), title=title, metric=opened.record.metric)
     if not no_picture:
-        path = out or Path(f"neighbours-{slide}-{spot}.png")
+        path = out or Path(f"neighbours-{slide}-{spot}.png".replace(os.sep, "-"))
         draw_found(cohort, opened.record.embedding, (slide, spot), found, path=path, title=title)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from contextlib import contextmanager
 from functools import wraps
 from math import isfinite
@@ -21,6 +22,34 @@ if TYPE_CHECKING:
 
 
 FOLDER = click.Path(path_type=Path)
+
+
+class Picture(click.Path):
+    """A picture to write, of a format that matplotlib knows; ``.png`` where none is named."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Path:
+        """Read what was typed."""
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not path.suffix:
+            path = path.with_name(f"{path.name}.png")
+        formats = FigureCanvasBase.get_supported_filetypes()
+        if path.suffix.lower().removeprefix(".") not in formats:
+            self.fail(
+                f"{path} ends in no format of pictures, expected .{', .'.join(sorted(formats))}",
+                param,
+                ctx,
+            )
+        return path
 
 
 class FiniteRange(click.FloatRange):

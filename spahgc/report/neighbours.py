@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from spahgc.report.pictures import BLUE, DOTS_PER_INCH, GREY
+from spahgc.report.pictures import BLUE, GREY
+from spahgc.report.saving import save_picture
 from spahgc.store.words import spell_plain
 
 PER_ROW: Final = 5
@@ -91,4 +92,4 @@ def plot_neighbours(
             axis.set(xticks=[], yticks=[])
             for spine in axis.spines.values():
                 spine.set(color=BLUE, linewidth=3)
-    figure.savefig(path, dpi=DOTS_PER_INCH)
+    save_picture(figure, path)

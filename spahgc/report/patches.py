@@ -8,7 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-DOTS_PER_INCH: Final = 110
+from spahgc.report.saving import save_picture
+
+_DOTS_PER_INCH: Final = 110
 _MOST_COLUMNS: Final = 8
 
 
@@ -39,4 +41,4 @@ def plot_patches(
         axis.imshow(pixels)
         axis.plot(pixels.shape[1] / 2 - 0.5, pixels.shape[0] / 2 - 0.5, "+", color="white")
         axis.set_title(caption, fontsize=7, parse_math=False)
-    figure.savefig(path, dpi=DOTS_PER_INCH)
+    save_picture(figure, path, dots_per_inch=_DOTS_PER_INCH)

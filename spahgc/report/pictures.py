@@ -19,10 +19,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from spahgc.report.saving import save_picture
 from spahgc.report.tables import method_order
 from spahgc.schema import Thumbnail
 
-DOTS_PER_INCH: Final = 150
 MAP_COLOURS: Final = colormaps["viridis"].with_extremes(bad="#DDDDDD")
 # Okabe and Ito's colours, told apart with every kind of colour vision
 BLUE: Final = "#0072B2"
@@ -113,7 +113,7 @@ def plot_gene_maps(
             _dress_map(row[2], title="H&E", frame=frame)
     figure.suptitle(f"Slide {slide_name}", fontsize=11)
     figure.supxlabel(_MAP_LEGEND, fontsize=8, color=GREY)
-    figure.savefig(path, dpi=DOTS_PER_INCH)
+    save_picture(figure, path)
 
 
 def plot_pcc_distribution(path: Path, scores: pd.DataFrame) -> None:
@@ -142,7 +142,7 @@ def plot_pcc_distribution(path: Path, scores: pd.DataFrame) -> None:
     axis.set_xlabel("Pearson correlation of one gene over the spots of one test slide")
     axis.set_title("Correlation by gene and method (box: quartiles; diamond: mean)", fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=DOTS_PER_INCH)
+    save_picture(figure, path)
 
 
 def plot_curve(path: Path, curve: pd.DataFrame, *, best_epoch: int) -> None:
@@ -177,7 +177,7 @@ def plot_curve(path: Path, curve: pd.DataFrame, *, best_epoch: int) -> None:
     lower.set_xlabel("epoch")
     lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     upper.set_title(f"Training; weights kept from epoch {best_epoch} (dotted line)", fontsize=10)
-    figure.savefig(path, dpi=DOTS_PER_INCH)
+    save_picture(figure, path)
 
 
 class _Frame(NamedTuple):

@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 
+from spahgc.report.saving import save_picture
 from spahgc.schema import Slide
 from spahgc.store.table import in_pixels
 
-_DOTS_PER_INCH = 150
 _UNKNOWN_DIAMETER_PX = 100.0
 
 
@@ -62,5 +62,5 @@ def plot_spots(path: Path, slide: Slide) -> bool:
     axis.set_title(f"{slide.name}: {len(slide.spots)} spots, {told}")
     if len(slide.genes):
         figure.colorbar(spots, ax=axis, label="counts per spot", shrink=0.7)
-    figure.savefig(path, dpi=_DOTS_PER_INCH)
+    save_picture(figure, path)
     return True

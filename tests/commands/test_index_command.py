@@ -168,3 +168,13 @@ def test_of_several_embeddings_each_has_its_index_and_one_name_is_refused(lab):
     refused = spahgc("index", "build", "--name", "mine")
     assert refused.exit_code == 1
     assert "has embeddings lite0, wide; say with `--encoder`" in refused.stderr
+
+
+def test_a_picture_of_neighbours_is_png_where_no_format_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path)
+    asked = ("index", "search", "--slide", "A1", "--spot", "0x0")
+    assert "ends in no format of pictures" in spahgc(*asked, "--out", "a.b").stderr
+    found = spahgc(*asked, "--out", "look")
+    assert "drawn in look.png" in found.stdout
+    assert (tmp_path / "look.png").is_file()

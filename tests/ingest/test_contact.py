@@ -45,3 +45,25 @@ def test_the_command_draws_them(store, tmp_path):
     assert result.exit_code == 0, result.output
     assert "sheet.png" in result.stderr
     assert np.asarray(Image.open(tmp_path / "sheet.png").convert("L")).std() > 10
+
+
+def test_a_picture_without_a_suffix_is_png_and_is_named_as_it_lies_there(store, tmp_path):
+    place = ["--store", str(store.path), "--save-patches", str(tmp_path / "new" / "sheet")]
+    result = CliRunner().invoke(cli, ["embed", *place, "--patch-um", "60"])
+    assert result.exit_code == 0, result.output
+    assert f"drawn in {tmp_path / 'new' / 'sheet.png'}" in result.stderr
+    assert (tmp_path / "new" / "sheet.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("sheet.xyz", "ends in no format of pictures, expected .avif, "), ("", "is a directory")],
+)
+def test_a_picture_that_cannot_be_is_told_before_anything_is_embedded(
+    store, tmp_path, name, reason
+):
+    place = ["--store", str(store.path), "--save-patches", str(tmp_path / name)]
+    result = CliRunner().invoke(cli, ["embed", *place, "--patch-um", "60"])
+    assert result.exit_code == 2
+    assert reason in result.stderr
+    assert open_cohort(store.path)["A1"].entry.encoders == {}

@@ -1,0 +1,25 @@
+"""Pictures as files: whole, or not there."""
+
+from pathlib import Path
+from typing import Final
+
+from matplotlib.figure import Figure
+
+from spahgc.errors import StoreError
+from spahgc.store.durable import replacing
+
+DOTS_PER_INCH: Final = 150
+
+
+def save_picture(figure: Figure, path: Path, *, dots_per_inch: int = DOTS_PER_INCH) -> None:
+    """Write a picture; its suffix says in which format.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written; what was there before stays.
+    """
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder, expected the place of a picture")
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, format=path.suffix.removeprefix("."), dpi=dots_per_inch)
