@@ -57,6 +57,34 @@ def connected(cluster: Cluster, *, deaths: int) -> Iterator[Any]:
         yield stack.enter_context(client)
 
 
+def result_of(future: Any, *, of: str, then: str) -> Any:  # noqa: ANN401  dask has no types
+    """Wait for what a worker makes.
+
+    Parameters
+    ----------
+    future
+        Dask's.
+    of
+        What one task is about, for the error: ``"shard"``.
+    then
+        What comes of fewer workers, for the error: ``"and …"``.
+
+    Raises
+    ------
+    WorkerError
+        If as many workers died over it as `connected` was told.
+    """
+    from distributed import KilledWorker
+
+    try:
+        return future.result()
+    except KilledWorker as error:
+        raise WorkerError(
+            f"workers died over one {of} ({error.last_worker.address} last), probably for want of "
+            f"memory; take fewer `--workers` {then}"
+        ) from error
+
+
 def has_dask_cuda() -> bool:
     """Tell whether workers started here each get a GPU of their own from dask-cuda."""
     import torch

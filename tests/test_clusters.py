@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import sys
 
 import dask
@@ -10,11 +11,16 @@ import numpy as np
 import pytest
 
 from spahgc.allocator import KEPT_BY_A_CHILD
-from spahgc.clusters import Cluster, connected
+from spahgc.clusters import Cluster, connected, result_of
+from spahgc.errors import WorkerError
 
 
 def environment():
     return {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def count_faults():
@@ -38,3 +44,10 @@ def test_workers_keep_the_memory_they_free_as_far_as_the_user_has_not_decided(mo
     with connected(Cluster(workers=1), deaths=2) as client:
         assert client.submit(environment).result() == {**KEPT_BY_A_CHILD, "MALLOC_ARENA_MAX": "3"}
     assert dask.config.get("distributed.nanny.pre-spawn-environ") == before
+
+
+def test_a_task_that_kills_its_worker_is_one_clear_error():
+    with connected(Cluster(workers=1), deaths=1) as client:
+        deadly = client.submit(die, pure=False)
+        with pytest.raises(WorkerError, match=r"^workers died over one slide \(tcp://.* or so$"):
+            result_of(deadly, of="slide", then="or so")

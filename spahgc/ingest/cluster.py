@@ -7,8 +7,7 @@ from typing import Any, Final, TypeAlias
 
 import torch
 
-from spahgc.clusters import Cluster, connected, has_dask_cuda
-from spahgc.errors import WorkerError
+from spahgc.clusters import Cluster, connected, has_dask_cuda, result_of
 from spahgc.ingest.shards import Advance, FinishedShard, ShardTask, embed_shards, ignore
 
 Tell: TypeAlias = Callable[[str], None]
@@ -59,7 +58,9 @@ def embed_on_dask(
             submit(task) for _, task in zip(range(n_ahead), waiting, strict=False)
         )
         for future in running:
-            done = _result(future)
+            done: FinishedShard = result_of(
+                future, of="shard", then="and the run goes on with what is missing"
+            )
             advance(done.task.rows.stop - done.task.rows.start)
             if (following := next(waiting, None)) is not None:
                 running.add(submit(following))
@@ -71,19 +72,6 @@ def _threads_each(cluster: Cluster) -> int | None:
     if cluster.scheduler is not None:
         return None
     return max(1, (os.cpu_count() or 1) // cluster.workers)
-
-
-def _result(future: Any) -> FinishedShard:  # noqa: ANN401  dask has no types
-    from distributed import KilledWorker
-
-    try:
-        done: FinishedShard = future.result()
-    except KilledWorker as error:
-        raise WorkerError(
-            f"{DEATHS} workers died over one shard ({error.last_worker.address} last), probably "
-            "for want of memory; take fewer `--workers`, and the run goes on with what is missing"
-        ) from error
-    return done
 
 
 def _embed_shard(task: ShardTask, place: _Place) -> FinishedShard:

@@ -1,10 +1,9 @@
 """Judge several tasks at once on Dask: one task = one model on one fold."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
-from spahgc.clusters import Cluster, connected
-from spahgc.errors import WorkerError
+from spahgc.clusters import Cluster, connected, result_of
 from spahgc.model.evaluation import Task, judge
 from spahgc.model.judged import Judged
 from spahgc.store.cohort import Cohort, open_cohort
@@ -39,22 +38,9 @@ def judge_on_dask(
         where, commit = cohort.where, cohort.commit.number
         running = [client.submit(_judge, where, commit, task, pure=False) for task in tasks]
         for place, future in enumerate(running):
-            result = _result(future)
+            judged: Judged = result_of(future, of="model", then="and go on with `--resume`")
             running[place] = None  # the cluster may forget it
-            yield result
-
-
-def _result(future: Any) -> Judged:  # noqa: ANN401  dask has no types
-    from distributed import KilledWorker
-
-    try:
-        judged: Judged = future.result()
-    except KilledWorker as error:
-        raise WorkerError(
-            f"workers died over one model ({error.last_worker.address} last), probably for want "
-            "of memory; take fewer `--workers` and go on with `--resume`"
-        ) from error
-    return judged
+            yield judged
 
 
 def _judge(where: str, commit: int, task: Task) -> Judged:
