@@ -67,7 +67,7 @@ def result_of(future: Any, *, of: str, then: str) -> Any:  # noqa: ANN401  dask 
     of
         What one task is about, for the error: ``"shard"``.
     then
-        What comes of fewer workers, for the error: ``"and …"``.
+        How the error's last sentence goes on after "take fewer `--workers`".
 
     Raises
     ------
@@ -81,7 +81,7 @@ def result_of(future: Any, *, of: str, then: str) -> Any:  # noqa: ANN401  dask 
     except KilledWorker as error:
         raise WorkerError(
             f"workers died over one {of} ({error.last_worker.address} last), probably for want of "
-            f"memory; take fewer `--workers` {then}"
+            f"memory; take fewer `--workers`{then}"
         ) from error
 
 

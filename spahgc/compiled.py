@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar
 
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
@@ -40,8 +41,12 @@ def move_four(_typing: Any, to_N: Any, to: Any, from_N: Any, at: Any) -> Any:  #
     """Copy four neighbours, ``from_N[at : at + 4]``, to ``to_N[to : to + 4]`` in one move.
 
     For compiled loops. Both are one-dimensional, contiguous and of one type, both places unsigned;
-    nobody asks whether they are inside.
+    nobody asks whether they are inside. Numba keeps what it compiled until the loop's own file
+    changes: who changes this here touches the files that use it.
     """
+    is_flat = all(kind.ndim == 1 and kind.layout == "C" for kind in (to_N, from_N))
+    if not (is_flat and to_N.mutable and to_N.dtype == from_N.dtype):
+        raise TypingError(f"move_four cannot move from {from_N} to {to_N}")
 
     def spell(context: Any, builder: Any, signature: Any, given: Any) -> Any:  # noqa: ANN401
         def place(kind: Any, array: Any, index: Any) -> Any:  # noqa: ANN401

@@ -50,4 +50,4 @@ def test_a_task_that_kills_its_worker_is_one_clear_error():
     with connected(Cluster(workers=1), deaths=1) as client:
         deadly = client.submit(die, pure=False)
         with pytest.raises(WorkerError, match=r"^workers died over one slide \(tcp://.* or so$"):
-            result_of(deadly, of="slide", then="or so")
+            result_of(deadly, of="slide", then=" or so")

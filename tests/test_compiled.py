@@ -4,6 +4,7 @@ import threading
 import numpy as np
 import pytest
 from numba import njit
+from numba.core.errors import TypingError
 
 from spahgc import compiled
 from spahgc.compiled import move_four, on_threads
@@ -56,7 +57,14 @@ def test_four_neighbours_move_from_any_place_to_any_place(dtype):
         expected_N = np.zeros(11, dtype)
         expected_N[to : to + 4] = from_N[at : at + 4]
         assert np.array_equal(to_N, expected_N)
+    within_N = from_N.copy()
+    move(within_N, 3, within_N, 6)  # one of them is read and written
+    assert within_N.tolist() == [1, 2, 3, 7, 8, 9, 10, 8, 9, 10, 11]
     from_N.flags.writeable = False
     to_N = np.zeros(4, dtype)
     move(to_N, 0, from_N, 7)
     assert to_N.tolist() == [8, 9, 10, 11]
+    others = [np.zeros(4, np.int8), np.zeros((4, 1), dtype), np.zeros(8, dtype)[::2], from_N]
+    for other_N in others:  # another type, two dimensions, gaps, not to be written
+        with pytest.raises(TypingError, match="move_four cannot move"):
+            move(other_N, 0, from_N, 0)

@@ -25,7 +25,9 @@ FOLDER = click.Path(path_type=Path)
 
 
 class Picture(click.Path):
-    """A picture to write, of a format that matplotlib knows; ``.png`` where none is named."""
+    """A picture to write; ``.png`` where no format is named."""
+
+    formats = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".svg", ".pdf")
 
     def __init__(self) -> None:
         super().__init__(dir_okay=False, path_type=Path)
@@ -37,19 +39,16 @@ class Picture(click.Path):
         ctx: click.Context | None,
     ) -> Path:
         """Read what was typed."""
-        from matplotlib.backend_bases import FigureCanvasBase
-
-        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        typed = os.fsdecode(value)
+        path = Path(typed)
+        if path.name in {"", ".."} or typed.endswith(os.sep):
+            self.fail(f"{typed!r} names no file.", param, ctx)
         if not path.suffix:
             path = path.with_name(f"{path.name}.png")
-        formats = FigureCanvasBase.get_supported_filetypes()
-        if path.suffix.lower().removeprefix(".") not in formats:
-            self.fail(
-                f"{path} ends in no format of pictures, expected .{', .'.join(sorted(formats))}",
-                param,
-                ctx,
-            )
-        return path
+        if path.suffix.lower() not in self.formats:
+            expected = ", ".join(self.formats)
+            self.fail(f"{typed} is no format of pictures, expected {expected}.", param, ctx)
+        return Path(os.fsdecode(super().convert(path, param, ctx)))
 
 
 class FiniteRange(click.FloatRange):

@@ -59,7 +59,7 @@ def embed_on_dask(
         )
         for future in running:
             done: FinishedShard = result_of(
-                future, of="shard", then="and the run goes on with what is missing"
+                future, of="shard", then=", and the next run goes on with what is missing"
             )
             advance(done.task.rows.stop - done.task.rows.start)
             if (following := next(waiting, None)) is not None:

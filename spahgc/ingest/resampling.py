@@ -1,8 +1,8 @@
 """Resample a box of pixels, to the last bit as Pillow does, in compiled loops.
 
-Beside the encoder's forward pass nothing takes longer than this, and Pillow takes seven times as
-long (``benchmarks/resampling.py``): it copies what it is given and what it gives, and keeps four
-bytes of a pixel that has three. Which side it resamples first depends on its version.
+Pillow takes seven times as long (``benchmarks/resampling.py``), which a small encoder's forward
+pass lets one feel: it copies what it is given and what it gives, and keeps four bytes of a pixel
+that has three. Which side it resamples first depends on its version.
 
 Dimension letters in this file:
 
@@ -26,7 +26,7 @@ _REACH: Final = 2.0  # of the bicubic filter, in pixels of the coarser side
 _SLOPE: Final = -0.5  # of the bicubic filter where it meets its neighbours
 _BITS: Final = 22  # of a weight, behind the point: the sum of weighed bytes has 32
 _HALF: Final = 1 << (_BITS - 1)
-_AT_ONCE: Final = 4  # rows that are weighed together
+_AT_ONCE: Final = 4  # rows that `_weigh` spells out
 _MEAN_BITS: Final = 24  # of one over the number of a block's pixels
 _LARGEST_BLOCK: Final = 256  # so many bytes are summed in 16 bits
 _SMALL_BLOCK: Final = 16  # whose bytes, 16 times 16, are
@@ -191,7 +191,7 @@ def _averaged(
     n_rows, n_columns = -(-(bottom - top) // block), -(-(right - left) // block)
     mean_HC = np.empty((n_rows, n_columns * 3), np.uint8)
     high_C = np.zeros(n_columns * block * 3, np.uint16)  # beyond the region's end nothing is added
-    wide_C = np.zeros(len(high_C) + 1, like_0.dtype)  # one for the last of `move_four`
+    wide_C = np.zeros(len(high_C), like_0.dtype)
     whole, rest = (right - left) // block * 3, (right - left) % block
     for row in range(n_rows):
         start, stop = top + row * block, min(top + (row + 1) * block, bottom)
@@ -202,8 +202,9 @@ def _averaged(
             _add_up(first_C, row_HC[start + 1, left * 3 : right * 3], high_C)
         for y in range(start + 2, stop):
             _add(row_HC[y, left * 3 : right * 3], high_C)
-        _add_up(high_C[:-3], high_C[3:], wide_C)  # of all neighbours, also those of two blocks:
-        for x in range(2, block):  # many in one step
+        # of all neighbours, also those of two blocks: many in one step, and few are kept
+        _add_up(high_C[:-3], high_C[3:], wide_C)
+        for x in range(2, block):
             _add(high_C[3 * x :], wide_C)
         for column in range(np.uintp(n_columns)):
             move_four(wide_C, _THREE * column, wide_C, _THREE * column * np.uintp(block))
@@ -243,14 +244,14 @@ def _all_turned(pixels_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @compiled
 def _turned(pixels_HW3: NDArray[np.uint8], region: Region) -> NDArray[np.uint8]:
-    """Make columns of a region rows: (W, 3 H)."""
+    """Make a region's columns rows: (W, 3 H)."""
     left, top, right, bottom = region
     row_HC = pixels_HW3.reshape((pixels_HW3.shape[0], pixels_HW3.shape[1] * 3))
     width, height = right - left, bottom - top
     turned_WC = np.empty((width, height * 3), np.uint8)
     turned_N = turned_WC.reshape(-1)
     width_C, height_C = np.uintp(width * 3), np.uintp(height * 3)
-    part_N = np.empty(_TURNED * width * 3 + 1, np.uint8)  # one for the last of `move_four`
+    part_N = np.empty(_TURNED * width * 3, np.uint8)
     for start in range(0, height, _TURNED):
         n_rows = min(_TURNED, height - start)
         for y in range(n_rows):  # in the order in which memory is read ahead
@@ -261,7 +262,7 @@ def _turned(pixels_HW3: NDArray[np.uint8], region: Region) -> NDArray[np.uint8]:
                 move_four(turned_N, to, part_N, at)  # the fourth is overwritten by the next pixel
                 to += _THREE
                 at += width_C
-            turned_N[to] = part_N[at]
+            turned_N[to] = part_N[at]  # where a fourth would be another column's
             turned_N[to + _ONE] = part_N[at + _ONE]
             turned_N[to + _TWO] = part_N[at + _TWO]
     return turned_WC
@@ -281,9 +282,9 @@ def _weigh(
     weight_OT: NDArray[np.int32],
     new_OC: NDArray[np.uint8],
 ) -> None:
-    """Make each new row of the rows it is made of, of `_AT_ONCE` at a time.
+    """Make each new row of the rows it is made of, four of them (`_AT_ONCE`) in one step.
 
-    In one function: a call for each row would take as long as the row.
+    The loop is not a function of its own: a call takes half as long as a row.
     """
     sum_C = np.empty(row_HC.shape[1], np.int32)
     last = len(row_HC) - 1

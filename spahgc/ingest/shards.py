@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
@@ -50,7 +51,7 @@ Advance: TypeAlias = Callable[[int], None]
 Drafts: TypeAlias = Mapping[Field, EmbeddingDraft]
 """What one slide still lacks."""
 
-_NONE_BEGUN: Final[Mapping[str, Drafts]] = {}
+_NONE_BEGUN: Final[Mapping[str, Drafts]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

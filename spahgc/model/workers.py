@@ -38,7 +38,7 @@ def judge_on_dask(
         where, commit = cohort.where, cohort.commit.number
         running = [client.submit(_judge, where, commit, task, pure=False) for task in tasks]
         for place, future in enumerate(running):
-            judged: Judged = result_of(future, of="model", then="and go on with `--resume`")
+            judged: Judged = result_of(future, of="model", then=" and go on with `--resume`")
             running[place] = None  # the cluster may forget it
             yield judged
 

@@ -22,4 +22,7 @@ def save_picture(figure: Figure, path: Path, *, dots_per_inch: int = DOTS_PER_IN
     if path.is_dir():
         raise StoreError(f"{path} is a folder, expected the place of a picture")
     with replacing(path) as unfinished:
-        figure.savefig(unfinished, format=path.suffix.removeprefix("."), dpi=dots_per_inch)
+        try:
+            figure.savefig(unfinished, format=path.suffix.removeprefix("."), dpi=dots_per_inch)
+        except (RuntimeError, ValueError) as error:  # larger than its format allows, for one
+            raise StoreError(f"{path} cannot be written: {error}") from error

@@ -17,6 +17,7 @@ from zarr.storage import StorePath
 from spahgc.errors import DamagedStoreError, MismatchError, StoreError
 from spahgc.store import layout
 from spahgc.store.durable import sync_folder, sync_tree
+from spahgc.store.entries import SlideEntry
 from spahgc.store.manifest import Manifest
 from spahgc.store.placed import PlacedEmbedding, commit_placed
 from spahgc.store.placing import put_files
@@ -73,7 +74,7 @@ class EmbeddingDraft:
         self.slide = slide
         self.name = name
         self.digest = digest_fingerprint(fingerprint)
-        self._check_free()
+        self._check_free(slide.entry)
         self._location = slide.store.location
         self._location.refuse_reading_only()
         self._notes = dict(notes or {})
@@ -136,8 +137,8 @@ class EmbeddingDraft:
         """Remove what is left of it beside its place."""
         self._location.delete(found.key for found in self._location.list_files(self._staging))
 
-    def _check_free(self) -> None:
-        known = self.slide.entry.encoders.get(self.name)
+    def _check_free(self, entry: SlideEntry) -> None:
+        known = entry.encoders.get(self.name)
         if known not in {None, self.digest}:
             raise MismatchError(
                 f"slide {self.slide.name} has an embedding {self.name!r} made in another way "
@@ -238,6 +239,9 @@ class EmbeddingDraft:
         attributes = files.documents.get("", {}).get("attributes", {})
         found = attributes.get(layout.STORE_ATTRIBUTE, {})
         if {**found, "notes": None} != {**self._record, "notes": None}:
+            newest = self.slide.store.head.slides.get(self.slide.name)
+            if newest is not None:  # somebody else may have been faster
+                self._check_free(newest)
             raise MismatchError(
                 f"{self.slide.store.where}/{self._place} was left by a writer with other "
                 "settings; `spahgc store gc` removes it"

@@ -217,9 +217,10 @@ class Manifest:
             found = location.read(f"{group}/{layout.ROOT_DOCUMENT}")
         except FileNotFoundError:
             return False
-        # older versions of spahgc indented it
-        indented = json.dumps(self.group_document(), indent=1, sort_keys=True).encode()
-        return found in (self.spell_group(), indented)
+        if found == self.spell_group():
+            return True
+        older = json.dumps(self.group_document(), indent=1, sort_keys=True)  # it was indented once
+        return found == older.encode()
 
 
 def _consolidated(document: Mapping[str, Any]) -> dict[str, Any]:

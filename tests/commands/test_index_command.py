@@ -174,7 +174,8 @@ def test_a_picture_of_neighbours_is_png_where_no_format_is_named(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     fill(tmp_path)
     asked = ("index", "search", "--slide", "A1", "--spot", "0x0")
-    assert "ends in no format of pictures" in spahgc(*asked, "--out", "a.b").stderr
+    assert "is no format of pictures" in spahgc(*asked, "--out", "a.b").stderr
+    assert "'' names no file" in spahgc(*asked, "--out", "").stderr
     found = spahgc(*asked, "--out", "look")
     assert "drawn in look.png" in found.stdout
     assert (tmp_path / "look.png").is_file()

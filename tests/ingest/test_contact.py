@@ -57,12 +57,19 @@ def test_a_picture_without_a_suffix_is_png_and_is_named_as_it_lies_there(store, 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("sheet.xyz", "ends in no format of pictures, expected .avif, "), ("", "is a directory")],
+    [
+        ("sheet.xyz", "is no format of pictures, expected .png, .jpg, "),
+        ("sheet.pgf", "is no format of pictures, expected .png, .jpg, "),
+        ("sheet/", "names no file"),
+        ("..", "names no file"),
+        ("taken", "is a directory"),
+    ],
 )
 def test_a_picture_that_cannot_be_is_told_before_anything_is_embedded(
     store, tmp_path, name, reason
 ):
-    place = ["--store", str(store.path), "--save-patches", str(tmp_path / name)]
+    (tmp_path / "taken.png").mkdir()
+    place = ["--store", str(store.path), "--save-patches", f"{tmp_path}/{name}"]
     result = CliRunner().invoke(cli, ["embed", *place, "--patch-um", "60"])
     assert result.exit_code == 2
     assert reason in result.stderr

@@ -51,6 +51,18 @@ def test_a_box_is_to_the_last_bit_what_pillow_makes_of_it(left, top, sides, size
     assert np.array_equal(part, by_pillow(seen_HW3, size, moved(box, region)))
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    width=st.integers(1, 40),
+    height=st.integers(1, 40),
+    size=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+)
+def test_images_of_a_few_pixels_are_no_exception(width, height, size):
+    few_HW3 = np.ascontiguousarray(NOISE[:height, :width])
+    box = (0.0, 0.0, float(width), float(height))
+    assert np.array_equal(resample(few_HW3, size, box), by_pillow(few_HW3, size, box))
+
+
 @pytest.mark.parametrize(("side_px", "block"), [(126, 1), (127.8, 2), (250, 3), (255.2, 4)])
 def test_whole_blocks_are_averaged_before_less_than_two_pixels_become_one(side_px, block):
     box = (1.5, 2.25, 1.5 + side_px, 2.25 + side_px)

@@ -27,6 +27,12 @@ def test_a_picture_is_as_fine_as_it_is_asked_to_be(tmp_path):
         assert image.size == (120, 60)
 
 
+def test_a_picture_larger_than_its_format_is_one_clear_line(tmp_path):
+    with pytest.raises(StoreError, match=r"long\.webp cannot be written: "):
+        save_picture(Figure(figsize=(1, 200)), tmp_path / "long.webp", dots_per_inch=100)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_picture_that_cannot_be_written_leaves_the_old_one_and_nothing_else(
     tmp_path, monkeypatch
 ):

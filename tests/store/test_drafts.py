@@ -124,3 +124,14 @@ def test_embeddings_that_are_done_together_are_committed_together(place):
     messages = [commit.message for commit in slide.store.history()]
     assert messages == ["embed A1 with wide, narrow", "ingest A1"]
     assert verify_store(place, deep=True) == []
+
+
+def test_a_draft_under_a_name_that_was_taken_meanwhile_is_told_what_to_do(place):
+    slide = open_cohort(place)["A1"]
+    mine = begin(place)
+    fill(mine)
+    other = EmbeddingDraft(slide, mine.name, fingerprint={"weights": "others"}, size=SIZE)
+    fill(other)
+    other.commit()
+    with pytest.raises(MismatchError, match=r"made in another way .*`--name`.*`--recompute`"):
+        mine.commit()
