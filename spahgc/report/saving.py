@@ -19,8 +19,6 @@ def save_picture(figure: Figure, path: Path, *, dots_per_inch: int = DOTS_PER_IN
     StoreError
         If it cannot be written; what was there before stays.
     """
-    if path.is_dir():
-        raise StoreError(f"{path} is a folder, expected the place of a picture")
     with replacing(path) as unfinished:
         try:
             figure.savefig(unfinished, format=path.suffix.removeprefix("."), dpi=dots_per_inch)

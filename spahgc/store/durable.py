@@ -33,12 +33,14 @@ def replacing(place: Path) -> Iterator[Path]:
     Raises
     ------
     StoreError
-        If something cannot be written.
+        If something cannot be written, or a file would take the place of a folder.
     """
     unfinished = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
+        if place.is_dir() and not unfinished.is_dir():
+            raise StoreError(f"{place} is a folder, expected the place of a file")
         sync_tree(unfinished)
         if place.is_dir():  # a folder cannot be replaced in one step
             old = place.rename(unfinished.with_suffix(".old"))

@@ -56,6 +56,19 @@ def test_a_place_below_a_file_is_refused_by_name(tmp_path):
         raise AssertionError
 
 
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path):
+    place = tmp_path / "out.h5ad"
+    place.mkdir()
+    (place / "notes.txt").write_text("mine")
+    with (
+        pytest.raises(StoreError, match=r"out\.h5ad is a folder, expected the place of a file"),
+        replacing(place) as unfinished,
+    ):
+        unfinished.write_text("new")
+    assert names(tmp_path) == ["out.h5ad"]
+    assert (place / "notes.txt").read_text() == "mine"
+
+
 def test_a_folder_that_nothing_can_take_the_place_of_stays(tmp_path, monkeypatch):
     place = tmp_path / "out"
     place.mkdir()
