@@ -45,8 +45,8 @@ def resample(
     """Resample a box of an image: bicubic, antialiased.
 
     Where two pixels or more become one, blocks of two or more are averaged first, as the levels of
-    a pyramid are, until less than two are left for one: it looks the same and takes a third of the
-    time.
+    a pyramid are, until less than two are left for one: it looks the same and takes two thirds of
+    the time in blocks of two, a third in blocks of four.
 
     Parameters
     ----------
