@@ -1,22 +1,22 @@
 """Images too large to decode at once: copied, once, into tiles and levels in a cache folder."""
 
-import os
+import shutil
 import threading
+import weakref
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, mkdtemp
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spahgc.cache import CACHE_VARIABLE, cache_folder
 from spahgc.errors import ImageError
 from spahgc.ingest.boxes import Box, Size
 from spahgc.ingest.pyramids import PyramidImage
 from spahgc.ingest.slide_image import Level, SlideImage
-
-CACHE_VARIABLE: Final = "SPAHGC_CACHE"
-"""Environment variable that names the cache folder; by default ``spahgc`` in the user's cache."""
 
 MODES: Final = ("RGB", "RGBA", "L")
 """Of images that are copied, as Pillow names them."""
@@ -25,7 +25,10 @@ _TILE_PX: Final = 512
 
 
 class TiledCopyImage(SlideImage):
-    """A plain image that is read through a tiled copy, made when its first pixel is asked for."""
+    """A plain image that is read through a tiled copy, made when its first pixel is asked for.
+
+    Where no cache is kept, the copy lies in a temporary folder until the image is closed.
+    """
 
     def __init__(
         self,
@@ -52,12 +55,14 @@ class TiledCopyImage(SlideImage):
         super().__init__(
             path,
             size=size,
-            reader=f"openslide, through the tiled copy {place}",
+            reader=f"openslide, through {'a temporary' if place is None else 'the'} tiled copy"
+            + ("" if place is None else f" {place}"),
             microns_per_pixel=microns_per_pixel,
             remarks=remarks,
         )
         self._place = place
         self._copy: PyramidImage | None = None
+        self._forget: Callable[[], object] | None = None
         self._copying = threading.Lock()
 
     def level_for(self, wanted: float) -> Level:
@@ -65,10 +70,13 @@ class TiledCopyImage(SlideImage):
         return self._opened().level_for(wanted)
 
     def close(self) -> None:
-        """Let go of the copy; it stays in the cache folder."""
+        """Let go of the copy; it stays in the cache folder, where there is one."""
         if self._copy is not None:
             self._copy.close()
             self._copy = None
+        if self._forget is not None:
+            self._forget()
+            self._forget = None
 
     def _resampled(self, box: Box, size: Size) -> NDArray[np.uint8]:
         return self._opened()._resampled(box, size)  # noqa: SLF001  one image in two guises
@@ -79,23 +87,35 @@ class TiledCopyImage(SlideImage):
     def _opened(self) -> PyramidImage:
         with self._copying:
             if self._copy is None:
-                if not self._place.exists():
-                    write_tiled_copy(self.path, self._place)
-                self._copy = PyramidImage(self._place)
+                place = self._place or self._temporary_place()
+                if not place.exists():
+                    write_tiled_copy(self.path, place)
+                self._copy = PyramidImage(place)
             return self._copy
 
+    def _temporary_place(self) -> Path:
+        try:
+            folder = mkdtemp(prefix="spahgc-tiled-")
+        except OSError as error:
+            raise ImageError(
+                f"{self.path} is too large to decode at once, and no temporary folder can be made "
+                f"for its tiled copy ({error.strerror}); {CACHE_VARIABLE} names a folder for it"
+            ) from error
+        self._forget = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder) / "copy.tif"
 
-def copy_place(path: Path) -> Path:
-    """Tell where an image's copy lies; another size or time of writing is another image."""
+
+def copy_place(path: Path) -> Path | None:
+    """Tell where an image's copy lies; another size or time of writing is another image.
+
+    None where no cache is kept.
+    """
+    folder = cache_folder()
+    if folder is None:
+        return None
     found = path.stat()
     key = f"{path.resolve()} {found.st_size} {found.st_mtime_ns}"
-    return cache_folder() / "tiled" / f"{sha256(key.encode()).hexdigest()[:24]}.tif"
-
-
-def cache_folder() -> Path:
-    """Tell where copies are kept: `CACHE_VARIABLE`, or the user's cache folder."""
-    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get(CACHE_VARIABLE) or users / "spahgc")
+    return folder / "tiled" / f"{sha256(key.encode()).hexdigest()[:24]}.tif"
 
 
 def write_tiled_copy(path: Path, place: Path) -> None:

@@ -15,12 +15,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch_geometric.data import HeteroData
 
+from spahgc.cache import cache_folder
 from spahgc.model.graph import Edges, GraphConfig, assemble_graph, find_edges
 from spahgc.model.spots import SlideSpots, expression_of
 from spahgc.store.index import Neighbors
-
-VARIABLE: Final = "SPAHGC_CACHE"
-"""Names the cache's folder; ``off`` keeps nothing."""
 
 FEWEST_PAIRS: Final = 2_000_000
 """Pairs of a target and a reference spot from which keeping pays: below, digesting and reading
@@ -33,13 +31,10 @@ VERSION: Final = 1
 """Of how edges are found and kept; part of every key."""
 
 
-def cache_folder() -> Path | None:
+def graphs_folder() -> Path | None:
     """Give the folder to keep graphs in, None where the user wants none kept."""
-    chosen = os.environ.get(VARIABLE)
-    if chosen is not None:
-        return None if chosen in {"", "off"} else Path(chosen) / "graphs"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "spahgc" / "graphs"
+    kept = cache_folder()
+    return None if kept is None else kept / "graphs"
 
 
 def cached_graph(
@@ -62,9 +57,9 @@ def cached_graph(
     searched_in
         Whatever decides what ``search`` finds beside the slides' own arrays: metric and kind.
     folder
-        Where to keep edges; by default `cache_folder`.
+        Where to keep edges; by default `graphs_folder`.
     """
-    folder = folder or cache_folder()
+    folder = folder or graphs_folder()
     n_references = sum(len(spots.embedding_SD) for spots in references.values())
     if folder is None or len(target.embedding_SD) * n_references < FEWEST_PAIRS:
         return assemble_graph(target, references, find_edges(target, search(), references, config))

@@ -1,5 +1,7 @@
 """Images whose colours tell where each pixel lies, so that a wrong square shows its own shift."""
 
+import gc
+import tempfile
 import threading
 
 import numpy as np
@@ -324,6 +326,36 @@ def test_a_large_image_is_copied_once_and_never_beside_itself(tmp_path, cache):
     with open_image(path) as image:
         square = image.read_square((100, 50), side_px=20, out_px=10)
     assert (square.pixels == (1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("value", ["off", "none", ""])
+def test_without_a_cache_a_large_image_is_copied_for_as_long_as_it_is_open(
+    tmp_path, cache, monkeypatch, value
+):
+    (here := tmp_path / "here").mkdir()
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "users"))
+    path = write_plain(tmp_path / "large.png")
+    with open_image(path) as image:
+        kept = image.read_square((100, 100), side_px=20, out_px=10)
+    monkeypatch.setenv(tiled_copies.CACHE_VARIABLE, value)
+    with open_image(path) as image:
+        assert image.reader == "openslide, through a temporary tiled copy"
+        assert not list(temporary.iterdir())
+        square = image.read_square((100, 100), side_px=20, out_px=10)
+        assert len(list(temporary.rglob("*.tif"))) == 1
+    assert np.array_equal(square.pixels, kept.pixels)
+    assert not list(temporary.iterdir())
+    unclosed = open_image(path)
+    unclosed.thumbnail(10)
+    assert len(list(temporary.rglob("*.tif"))) == 1
+    del unclosed
+    gc.collect()
+    assert not list(temporary.iterdir())
+    assert not list(here.iterdir())
+    assert not (tmp_path / "users").exists()
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif", "tiled.tif"])

@@ -10,7 +10,7 @@ import torch
 
 from spahgc.model import graph_cache
 from spahgc.model.graph import GraphConfig, build_graph
-from spahgc.model.graph_cache import cache_folder, cached_graph
+from spahgc.model.graph_cache import cached_graph, graphs_folder
 from spahgc.model.spots import SlideSpots, nearest_others
 from spahgc.schema import CLOSE, NEAR, REFER, REFERENCE, TARGET
 from spahgc.store.index import ReferenceIndex
@@ -171,6 +171,8 @@ def test_small_graphs_are_not_kept(tmp_path, monkeypatch):
         ({"HOME": "/home/me"}, Path("/home/me/.cache/spahgc/graphs")),
         ({"SPAHGC_CACHE": "/mine", "XDG_CACHE_HOME": "/cache"}, Path("/mine/graphs")),
         ({"SPAHGC_CACHE": "off"}, None),
+        ({"SPAHGC_CACHE": "none"}, None),
+        ({"SPAHGC_CACHE": "OFF"}, None),
         ({"SPAHGC_CACHE": ""}, None),
     ],
     ids=str,
@@ -180,4 +182,4 @@ def test_the_environment_says_where_graphs_are_kept(monkeypatch, variables, fold
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert cache_folder() == folder
+    assert graphs_folder() == folder
