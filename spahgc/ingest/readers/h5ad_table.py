@@ -21,6 +21,7 @@ from spahgc.errors import SlideFormatError, SpahgcError
 from spahgc.ingest.readers.exported import Exported, read_exported
 from spahgc.ingest.readers.genes import DuplicateRule, resolve_duplicates, strip_versions
 from spahgc.ingest.readers.h5ad_counts import find_counts, read_counts, read_element
+from spahgc.ingest.readers.hdf5 import open_hdf5
 from spahgc.ingest.readers.unpacking import check_file
 from spahgc.schema import Finding, Thumbnail
 
@@ -85,7 +86,7 @@ def read_spot_table(
         If the file is damaged, holds no raw counts or no centers, or names a spot twice.
     """
     findings = [Finding(kind="file", text=f"table: {path.name}")]
-    with _as_format_errors(path), h5py.File(path, "r") as file:
+    with _as_format_errors(path), open_hdf5(path) as file:
         spots = _read_spots(path, file, findings)
         centers_S2 = _read_centers(path, file, n_spots=len(spots))
         place, owner = find_counts(file, counts_layer, findings)

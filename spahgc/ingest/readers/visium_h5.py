@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spahgc.errors import SlideFormatError
+from spahgc.ingest.readers.hdf5 import open_hdf5
 from spahgc.ingest.readers.unpacking import check_stored
 
 _BLOCK: Final = 1 << 22  # stored counts read at once
@@ -56,7 +56,7 @@ def read_h5(path: Path, *, genome: str | None) -> RawMatrix:
     KeyError, OSError
         If a part of the file is missing or cannot be read.
     """
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         check_stored(path, file)
         if "matrix" in file:
             group = file["matrix"]
