@@ -76,6 +76,7 @@ def ingest_st(
 @ingest.command("visium")
 @click.argument("folder", type=FOLDER)
 @click.option("--image", type=FOLDER, help="Full-resolution H&E image the coordinates refer to.")
+@click.option("--no-image", is_flag=True, help="Take no image, though one lies there that fits.")
 @click.option("--rescale-image", is_flag=True, help="Accept an image that was exported smaller.")
 @click.option("--name", help="Name of the slide; by default the folder's.")
 @click.option("--genome", help="Genome to keep where the counts have several.")
@@ -96,6 +97,7 @@ def ingest_visium(
     patient: str | None,
     mpp: float | None,
     *,
+    no_image: bool,
     rescale_image: bool,
     sum_probes: bool,
     **shared: Any,  # noqa: ANN401  see filling_options
@@ -104,10 +106,13 @@ def ingest_visium(
     from spahgc.ingest.readers.visium import read_visium
     from spahgc.ingest.slides import PendingSlide
 
+    if no_image and image is not None:
+        raise click.UsageError("give --image FILE or --no-image, not both")
     read = partial(
         read_visium,
         folder,
         image=image,
+        find_image=not no_image,
         name=name,
         genome=genome,
         patient=patient,

@@ -6,7 +6,7 @@ S spots
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from spahgc.ingest.readers.visium_array import (
     pitch_scale,
     square_bins,
 )
+from spahgc.ingest.readers.visium_choosing import SpotsToHold, choose_image
 from spahgc.ingest.readers.visium_counts import VisiumCounts, read_visium_counts
 from spahgc.ingest.readers.visium_files import VisiumFiles, find_visium_files
 from spahgc.ingest.readers.visium_hd import check_bins, choose_bins, pool_bins, told_bin_um
@@ -57,6 +58,7 @@ def read_visium(
     folder: Path,
     *,
     image: Path | None = None,
+    find_image: bool = True,
     name: str | None = None,
     patient: str | None = None,
     microns_per_pixel: float | None = None,
@@ -75,8 +77,10 @@ def read_visium(
     Parameters
     ----------
     image
-        The full-resolution image that Space Ranger was given; None takes the one image of an
-        obvious name that lies there, if there is one.
+        The full-resolution image that Space Ranger was given; None takes the one that lies there
+        and fits, if there is one: see `spahgc.ingest.readers.visium_choosing.choose_image`.
+    find_image
+        Whether to look for it.
     name
         None takes the folder's, or that of the folder that ``outs`` lies in.
     patient
@@ -105,7 +109,12 @@ def read_visium(
     ImageError
         If the image cannot be read.
     """
-    files = _find_files(folder, image, bin_um, pool_um, probes=sum_probes)
+    files = _find_files(
+        folder,
+        partial(find_visium_files, image=image, find_image=find_image, probes=sum_probes),
+        bin_um=bin_um,
+        pool_um=pool_um,
+    )
     name, findings = name or files.name, list(files.findings)
     read_counts = partial(
         read_visium_counts,
@@ -115,9 +124,15 @@ def read_visium(
         duplicate_genes=duplicate_genes,
     )
     parts = _read_parts(files, read_counts, findings)
-    with parts.image or nullcontext():
+    with ExitStack() as opened:
+        if parts.image is not None:
+            opened.enter_context(parts.image)
         bins = told_bin_um(name, str(parts.counts.barcodes[0]), bin_um=bin_um, pool_um=pool_um)
         array = VISIUM if bins is None else square_bins(bins)
+        if image is None and find_image:
+            parts = parts._replace(image=_found_image(files, parts, array, findings))
+            if parts.image is not None:
+                opened.enter_context(parts.image)
         parts = _laid_over_image(name, parts, array, findings, rescale=rescale_image)
         spots, matrix = join_spots(name, files, parts.counts, parts.positions, findings)
         if bins is not None:
@@ -155,12 +170,16 @@ class _Parts(NamedTuple):
 
 
 def _find_files(
-    folder: Path, image: Path | None, bin_um: int | None, pool_um: int | None, *, probes: bool
+    folder: Path,
+    find: Callable[..., VisiumFiles],
+    *,
+    bin_um: int | None,
+    pool_um: int | None,
 ) -> VisiumFiles:
     bins = choose_bins(folder, bin_um=bin_um, pool_um=pool_um)
     if bins is None:
-        return find_visium_files(folder, image=image, probes=probes)
-    files = find_visium_files(bins.folder, home=bins.home, image=image, probes=probes)
+        return find(folder)
+    files = find(bins.folder, home=bins.home)
     return replace(files, findings=(*bins.findings, *files.findings))
 
 
@@ -180,6 +199,19 @@ def _read_parts(
     findings.extend(counts.findings)
     thumbnails = read_thumbnails(files.small_images, scale_factors, findings)
     return _Parts(counts, positions, scale_factors, thumbnails, image)
+
+
+def _found_image(
+    files: VisiumFiles, parts: _Parts, array: SpotArray, findings: list[Finding]
+) -> SlideImage | None:
+    positions = parts.positions
+    is_placed = positions["in_tissue"] & positions[["x", "y"]].notna().all(axis=1)
+    spots = SpotsToHold(
+        positions.loc[is_placed, ["x", "y"]].to_numpy(np.float64),
+        parts.scale_factors.get("microns_per_pixel") or pitch_scale(positions, array),
+        array.spot_diameter_um,
+    )
+    return choose_image(files.likely_images, spots, parts.thumbnails, findings)
 
 
 def _laid_over_image(

@@ -4,13 +4,14 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from spahgc.errors import SlideFormatError
 from spahgc.ingest.readers.visium_folders import (
     existing_roots,
     first_file,
     listing,
+    shown_path,
     slide_name,
     tell_file,
     unusable_files,
@@ -37,11 +38,23 @@ _SMALL_IMAGE: Final = _PREFIX + r"tissue_{}_image\.png(?:\.gz)?"
 _SUFFIX: Final = r"\.(?:tiff?|btf|svs|ndpi|mrxs|scn|bif|jpe?g|png)"
 _FULL_IMAGES: Final = (r"(?:.+_)?(?:tissue_)?image", r".*full_?res.*")
 _NOT_THE_SLIDE: Final = re.compile(
-    r"(?:.*_)?cytassist_image\..*|"
-    r"(?:.*_)?(?:hires|lowres|cytassist|aligned_tissue|detected_tissue|aligned|registration)"
-    r"_image\..*",
+    r"(?:.*[_.-])?(?:cytassist_image|(?:tissue_)?(?:hires|lowres)(?:_image)?|aligned_fiducials"
+    r"|(?:aligned|detected)_tissue(?:_image)?|aligned_image|registration_image)\..*",
     re.IGNORECASE,
 )
+
+
+class LikelyImage(NamedTuple):
+    """An image that lies where the full-resolution one may lie."""
+
+    path: Path
+    """An existing file."""
+
+    is_named: bool
+    """Whether its name says that it is the one."""
+
+    shown: str
+    """Its path as a person may know it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,14 +80,22 @@ class VisiumFiles:
     """``hires`` and ``lowres``, where there are."""
 
     image: Path | None
-    """The full-resolution image."""
+    """The full-resolution image, where it was stated."""
+
+    likely_images: tuple[LikelyImage, ...]
+    """Images that may be it, where none was stated."""
 
     findings: tuple[Finding, ...]
     """Which file was taken for what, and what is missing."""
 
 
 def find_visium_files(
-    folder: Path, *, home: Path | None = None, image: Path | None = None, probes: bool = False
+    folder: Path,
+    *,
+    home: Path | None = None,
+    image: Path | None = None,
+    find_image: bool = True,
+    probes: bool = False,
 ) -> VisiumFiles:
     """Find the files of one slide: in ``outs``, its parent, or one flat folder.
 
@@ -84,7 +105,9 @@ def find_visium_files(
         Folder of the whole slide, where ``folder`` holds only one bin size of it; gives the
         slide its name, and is where the full-resolution image is looked for.
     image
-        The full-resolution image; None looks for one of an obvious name beside the counts.
+        The full-resolution image.
+    find_image
+        Whether to list images that may be it where none is given.
     probes
         Take counts of probes, where there are.
 
@@ -110,6 +133,8 @@ def find_visium_files(
     tell_file(findings, "scale factors", scale_factors, root=home)
     for name in ("hires", "lowres"):
         tell_file(findings, f"{name} image", small_images.get(name), root=home)
+    likely = _likely_images(home, existing_roots(home)) if image is None and find_image else []
+    _tell_image(image, findings, find_image=find_image)
     return VisiumFiles(
         name=slide_name(home),
         counts=counts,
@@ -117,7 +142,8 @@ def find_visium_files(
         positions=positions,
         scale_factors=scale_factors,
         small_images=small_images,
-        image=_choose_image(home, existing_roots(home), image, findings),
+        image=image,
+        likely_images=tuple(likely),
         findings=tuple(findings),
     )
 
@@ -192,9 +218,7 @@ def _missing(
     return "; and ".join(problems)
 
 
-def _choose_image(
-    home: Path, roots: list[Path], given: Path | None, findings: list[Finding]
-) -> Path | None:
+def _tell_image(given: Path | None, findings: list[Finding], *, find_image: bool) -> None:
     if given is not None:
         if re.fullmatch(r"(?:.*_)?cytassist_image\..*", given.name, re.IGNORECASE):
             raise SlideFormatError(
@@ -202,33 +226,42 @@ def _choose_image(
                 "Space Ranger was given"
             )
         findings.append(Finding(kind="file", text=f"full-resolution image: {given} (as stated)"))
-        return given
-    found = _likely_images(home, roots)
-    if len(found) == 1:
-        tell_file(findings, "full-resolution image", found[0], root=home)
-        return found[0]
-    names = ", ".join(path.name for path in found)
-    why = f"{names} could all be it" if found else "none lies here"
-    text = f"no full-resolution image ({why}): the slide cannot be embedded without --image"
-    findings.append(Finding(kind="warning", text=text))
-    return None
+    elif not find_image:
+        text = "no full-resolution image, as asked for: the slide cannot be embedded"
+        findings.append(Finding(kind="warning", text=text))
 
 
-def _likely_images(folder: Path, roots: list[Path]) -> list[Path]:
-    """Return files of an obvious name; beyond the slide's own folder only those named after it."""
+def _likely_images(folder: Path, roots: list[Path]) -> list[LikelyImage]:
+    """List images beside the counts; beyond the slide's own folder only those named after it."""
     home = folder.resolve()
     if home.name == "outs":
         home, roots = home.parent, [*roots, home.parent]
-    own = f"(?:{'|'.join([*_FULL_IMAGES, re.escape(home.name)])}){_SUFFIX}"
-    beside = re.escape(home.name) + _SUFFIX
-    places = [(root, own) for root in roots]
+    named = re.compile(
+        f"(?:{'|'.join([*_FULL_IMAGES, re.escape(home.name)])}){_SUFFIX}", re.IGNORECASE
+    )
+    places = [(place, ".*") for root in roots for place in (root, *_spatial_folders(root))]
     if os.access(home.parent, os.R_OK):  # nobody asked for that folder
-        places.append((home.parent, beside))
-    found = [
-        path
+        places.append((home.parent, _named_after(home)))
+    found = {
+        path.resolve(): path
         for place, pattern in places
         for path in listing(place)
-        if re.fullmatch(pattern, path.name, re.IGNORECASE) and path.is_file()
+        if re.fullmatch(pattern + _SUFFIX, path.name, re.IGNORECASE)
+        and path.is_file()
+        and not _NOT_THE_SLIDE.fullmatch(path.name)
+    }
+    return [
+        LikelyImage(path, bool(named.fullmatch(path.name)), shown_path(path, folder))
+        for path in found.values()
     ]
-    distinct = {path.resolve(): path for path in found if not _NOT_THE_SLIDE.fullmatch(path.name)}
-    return list(distinct.values())
+
+
+def _named_after(home: Path) -> str:
+    """Match the name of a slide's folder and what follows it, but not another folder's name."""
+    others = [
+        re.escape(path.name)
+        for path in listing(home.parent)
+        if path.name.startswith(home.name) and path.name != home.name and path.is_dir()
+    ]
+    not_others = f"(?!(?:{'|'.join(others)})(?![A-Za-z0-9]))" if others else ""
+    return not_others + re.escape(home.name) + "(?:[^A-Za-z0-9].*)?"

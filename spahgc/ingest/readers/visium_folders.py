@@ -75,8 +75,8 @@ def tell_file(
     if path is None:
         findings.append(Finding(kind="warning", text=f"no {part} found"))
         return
-    text = f"{part}: {_shown(path, root)}"
-    if left := ", ".join(_shown(other, root) for other in others):
+    text = f"{part}: {shown_path(path, root)}"
+    if left := ", ".join(shown_path(other, root) for other in others):
         text += f" (left aside: {left})"
     findings.append(Finding(kind="file", text=text))
 
@@ -98,5 +98,6 @@ def _only(found: list[Path]) -> Path | None:
     return found[0] if found else None
 
 
-def _shown(path: Path, root: Path) -> str:
+def shown_path(path: Path, root: Path) -> str:
+    """Spell a path from a folder on, where it lies in it."""
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
