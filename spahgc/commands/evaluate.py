@@ -127,7 +127,13 @@ def _paper(
         device=config.training.device,
         devices=config.training.devices,
     )
-    paper = replace(PAPER, features=features, panel_rule=config.panel_rule, training=training)
+    paper = replace(
+        PAPER,
+        features=features,
+        panel_rule=config.panel_rule,
+        gene_names=config.gene_names,
+        training=training,
+    )
     return {PAPER_MODEL: paper}
 
 

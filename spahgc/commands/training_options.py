@@ -27,7 +27,16 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--genes",
             default="hvg:50",
             show_default=True,
-            help="Gene panel, chosen on training slides: hvg:N, heg:N, all, or a file.",
+            help="Gene panel, chosen on training slides: hvg:N, heg:N, all, or a file of ids or "
+            "symbols.",
+        ),
+        click.option(
+            "--gene-ids",
+            default="id",
+            show_default=True,
+            metavar="id|symbol|FILE",
+            help="What slides name genes by: ids as stored, symbols, or symbols with those of a "
+            "file of two columns, id and symbol. Counts of genes of one symbol are summed.",
         ),
         click.option("--leave-out", multiple=True, help="Slide not to use; may be given again."),
         click.option(
@@ -82,6 +91,7 @@ def prepare(
     store: str,
     *,
     genes: str,
+    gene_ids: str,
     leave_out: tuple[str, ...],
     embeddings: tuple[str, ...],
     preset: str,
@@ -102,8 +112,9 @@ def prepare(
     from spahgc.model.panel_rules import PanelRule
     from spahgc.model.presets import PRESETS
     from spahgc.store.cohort import Usable, open_cohort
+    from spahgc.store.gene_names import GeneNames
 
-    panel_rule = PanelRule.parse(genes)
+    panel_rule, gene_names = PanelRule.parse(genes), GeneNames.parse(gene_ids)
     if twice := [name for name, n_times in Counter(embeddings).items() if n_times > 1]:
         raise click.UsageError(f"--embedding {twice[0]} is given twice")
     cohort = open_cohort(store)
@@ -118,7 +129,13 @@ def prepare(
         device=device,
         devices=devices,
     )
-    config = replace(base, features=features, panel_rule=panel_rule, training=training)
+    config = replace(
+        base,
+        features=features,
+        panel_rule=panel_rule,
+        gene_names=gene_names,
+        training=training,
+    )
     if networks is not None:
         if config.committee is None:
             raise click.UsageError("--networks is for the default preset; the paper's is one")

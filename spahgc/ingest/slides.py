@@ -1,6 +1,6 @@
 """Slide folders → store: read, write, embed; one bad slide never stops the others."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,7 @@ from spahgc.ingest.patches import padded_share
 from spahgc.ingest.tissue import with_tissue_fraction
 from spahgc.schema import Finding, Slide
 from spahgc.store.commits import Commit
+from spahgc.store.gene_names import NamedGenes, named_genes, note_mixed, sample_named
 from spahgc.store.opening import create_store, find_store
 from spahgc.store.staging import add_slide, check_facts, find_twins, foresee
 from spahgc.store.table import digest_slide
@@ -72,13 +73,14 @@ def ingest_slides(
     IngestedSlide
         As each is done; a slide that cannot be read or stored is ``failed``.
     """
-    find_store(store)  # a wrong place is told before a minute of reading
+    found = find_store(store)  # a wrong place is told before a minute of reading
+    named = {} if found is None else sample_named(found, found.head)
     for item in pending:
         try:
             slide = with_tissue_fraction(item.read())
             check_facts(slide)
             digests = digest_slide(slide)
-            slide = _with_findings(slide, find_twins(_head(store), slide.name, digests))
+            slide = _with_findings(slide, find_twins(_head(store), slide.name, digests), named)
             if dry_run:
                 outcome = foresee(
                     _head(store), slide.name, digests, replace_existing=replace_existing
@@ -90,6 +92,8 @@ def ingest_slides(
         except SpahgcError as error:
             yield IngestedSlide(name=item.name, outcome="failed", error=error)
         else:
+            if (genes := named_genes(slide.genes.index)) is not None:
+                named[slide.name] = genes
             yield IngestedSlide(name=slide.name, outcome=outcome, slide=slide)
 
 
@@ -98,9 +102,16 @@ def _head(where: str | Path) -> Commit:
     return Commit() if store is None else store.head
 
 
-def _with_findings(slide: Slide, twins: Iterable[tuple[str, str]]) -> Slide:
+def _with_findings(
+    slide: Slide, twins: Iterable[tuple[str, str]], named: Mapping[str, NamedGenes]
+) -> Slide:
     """Add what can be said of any slide, whatever its format."""
-    findings = [*slide.findings, *_border_findings(slide), *_twin_findings(twins)]
+    findings = [
+        *slide.findings,
+        *_border_findings(slide),
+        *_twin_findings(twins),
+        *_gene_findings(slide, named),
+    ]
     return replace(slide, findings=tuple(findings))
 
 
@@ -116,6 +127,16 @@ def _border_findings(slide: Slide) -> Iterator[Finding]:
         n_padded, widths = " / ".join(map(str, counts.values())), " / ".join(counts)
         text = f"{n_padded} of {len(slide.spots)} patches of {widths} µm leave the image"
         yield Finding(kind="check", text=text)
+
+
+def _gene_findings(slide: Slide, named: Mapping[str, NamedGenes]) -> Iterator[Finding]:
+    """Warn where the store has slides whose genes go by another kind of names."""
+    own = named_genes(slide.genes.index)
+    if own is None:
+        return
+    others = {name: genes for name, genes in named.items() if name != slide.name}
+    if note := note_mixed({slide.name: own, **others}, of=slide.name):
+        yield Finding(kind="warning", text=note)
 
 
 def _twin_findings(twins: Iterable[tuple[str, str]]) -> Iterator[Finding]:

@@ -69,8 +69,8 @@ class GenePanel:
         if missing:
             raise MismatchError(
                 f"gene panel {self.rule}: {len(missing)} of {len(self.genes)} genes are not among "
-                f"the {len(genes)} genes of the slides ({some_of(missing)}); expected the same "
-                "gene ids as in the store"
+                f"the {len(genes)} genes of the slides ({some_of(missing)}); expected gene ids or "
+                "symbols that the training slides share"
             )
         return column_G
 

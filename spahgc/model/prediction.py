@@ -28,6 +28,7 @@ from spahgc.model.trust import nearness_of
 from spahgc.schema import Slide
 from spahgc.store.cohort import Cohort, are_twins
 from spahgc.store.entries import SlideEntry
+from spahgc.store.run_record import gene_names_of
 from spahgc.store.runs import Run
 
 
@@ -107,6 +108,7 @@ def open_predictor(run: Run, cohort: Cohort, *, references: Sequence[Cohort] = (
         panel=panel,
         features=features,
         wide=GenePanel(genes=record.wide, rule="seen") if record.wide else None,
+        gene_names=gene_names_of(record),
         target_sum=record.target_sum,
         graph_config=settings.graph,
     )

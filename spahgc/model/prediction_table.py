@@ -80,6 +80,7 @@ def as_anndata(
         "train": list(record.train),
         "references": list(references),
         "panel": f"{record.panel_rule} ({record.panel_digest})",
+        "genes_named_by": record.gene_names,
         "embeddings": list(record.fingerprints),
         "encoder_fingerprints": list(record.fingerprints.values()),
         "spot_diameter_px": _diameter_px(origin),

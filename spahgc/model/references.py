@@ -10,7 +10,7 @@ from spahgc.model.features import FeatureConfig
 from spahgc.store.cohort import Cohort
 from spahgc.store.index import ReferenceIndex
 from spahgc.store.joined import JoinedCohort
-from spahgc.store.run_record import RunRecord
+from spahgc.store.run_record import RunRecord, gene_names_of
 from spahgc.store.slide import StoredSlide
 
 
@@ -78,7 +78,9 @@ def _why_not(slide: StoredSlide, record: RunRecord) -> str | None:
             return f"has no embedding {embedding!r}"
         if made != fingerprint:
             return f"has an embedding {embedding!r} made in another way"
-    missing = ~pd.Index(record.panel).isin(slide.genes.index)
+    missing = ~pd.Index(record.panel).isin(gene_names_of(record).of(slide))
+    if missing.all():
+        return f"has none of the run's genes, which are named by {record.gene_names}"
     if missing.any():
         return f"lacks {missing.sum()} of the run's {len(record.panel)} genes"
     return None

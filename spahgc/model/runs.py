@@ -28,6 +28,7 @@ from spahgc.model.teaching import TeachingSet, gather_teaching
 from spahgc.model.training import TrainingConfig
 from spahgc.model.trust import find_trust
 from spahgc.store.cohort import Cohort
+from spahgc.store.gene_names import BY_ID, GeneNames
 from spahgc.store.index import FAISS_VERSION
 from spahgc.store.run_record import RunRecord
 from spahgc.store.runs import Run
@@ -49,6 +50,9 @@ class RunConfig:
 
     panel_rule: PanelRule = field(default_factory=lambda: PanelRule.parse("hvg:50"))
     """How the genes are chosen, on training and validation slides only."""
+
+    gene_names: GeneNames = BY_ID
+    """What genes of slides are named by, so that slides of ids and of symbols can meet."""
 
     graph: GraphConfig = field(default_factory=GraphConfig)
     """Edges."""
@@ -152,6 +156,7 @@ def gather_fold(cohort: Cohort, fold: Fold, *, config: RunConfig) -> TeachingSet
         graph_config=config.graph,
         features=config.features,
         with_programmes=config.committee is not None,
+        gene_names=config.gene_names,
     )
 
 
@@ -226,6 +231,8 @@ def _record(
         references=tuple(sorted(teaching.borrowed)),
         judged={n: cohort[n].entry.content for n in (*fold.validation, *fold.test)},
         microns_per_pixel={n: cohort[n].entry.microns_per_pixel for n in fold.train},
+        gene_names=config.gene_names.by,
+        gene_symbols=dict(config.gene_names.symbols),
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

@@ -17,6 +17,7 @@ from spahgc.errors import MissingError
 from spahgc.model.expression import log_depth, normalise
 from spahgc.model.features import FeatureConfig, read_features
 from spahgc.model.panels import GenePanel
+from spahgc.store.gene_names import BY_ID, GeneNames
 from spahgc.store.slide import StoredSlide
 
 N_NEAR = 6
@@ -67,6 +68,7 @@ def read_spots(
     panel: GenePanel,
     target_sum: float,
     wide: GenePanel | None = None,
+    gene_names: GeneNames = BY_ID,
 ) -> SlideSpots:
     """Read what a model needs of a stored slide.
 
@@ -82,6 +84,8 @@ def read_spots(
         Library size after scaling, in counts.
     wide
         Further genes wanted, where programmes are to be found.
+    gene_names
+        What the genes wanted are named by.
 
     Raises
     ------
@@ -90,10 +94,10 @@ def read_spots(
     """
     expression_SG = depth_S = wide_SA = None
     if slide.has_expression:
-        counts = slide.read_counts()
+        counts, genes = gene_names.read(slide)
         normalised = normalise(counts, target_sum=target_sum)
-        expression_SG = _columns(normalised, slide.genes.index, panel)
-        wide_SA = None if wide is None else _columns(normalised, slide.genes.index, wide)
+        expression_SG = _columns(normalised, genes, panel)
+        wide_SA = None if wide is None else _columns(normalised, genes, wide)
         depth_S = log_depth(counts)
     return SlideSpots(
         name=slide.name,

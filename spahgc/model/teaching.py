@@ -22,6 +22,7 @@ from spahgc.model.panel_rules import PanelRule
 from spahgc.model.panels import GenePanel, choose_panel, choose_wide
 from spahgc.model.spots import SlideSpots, read_spots
 from spahgc.store.cohort import Cohort
+from spahgc.store.gene_names import BY_ID, GeneNames
 from spahgc.store.index import Neighbors, ReferenceIndex
 from spahgc.store.splits import Fold
 
@@ -54,6 +55,9 @@ class TeachingSet:
     wide: GenePanel | None = None
     """Genes to find programmes in, where the model does."""
 
+    gene_names: GeneNames = BY_ID
+    """What genes of slides are named by."""
+
     target_sum: float = TARGET_SUM
     """Counts per spot after scaling to library size."""
 
@@ -76,6 +80,7 @@ class TeachingSet:
             panel=self.panel,
             target_sum=self.target_sum,
             wide=self.wide,
+            gene_names=self.gene_names,
         )
 
     def only(self, names: Sequence[str]) -> "TeachingSet":
@@ -146,6 +151,7 @@ def gather_teaching(
     graph_config: GraphConfig,
     features: FeatureConfig,
     with_programmes: bool = False,
+    gene_names: GeneNames = BY_ID,
 ) -> TeachingSet:
     """Choose the panel on ``fold``'s slides but the tested, and gather what a model may see.
 
@@ -155,9 +161,13 @@ def gather_teaching(
     Raises
     ------
     MismatchError
-        If the training slides share too few genes for ``panel_rule``.
+        If the training slides share too few genes for ``panel_rule``, or a slide to be tested
+        names none of them as they do.
     """
-    counts, genes = read_known(cohort, (*fold.train, *fold.validation))
+    known = (*fold.train, *fold.validation)
+    cohort.shared_genes((*known, *fold.test), gene_names)
+    panel_rule = find_listed(cohort, known, panel_rule, gene_names)
+    counts, genes = read_known(cohort, known, gene_names)
     return TeachingSet(
         cohort=cohort,
         index=index,
@@ -167,26 +177,42 @@ def gather_teaching(
         features=features,
         wide=choose_wide(counts, genes) if with_programmes else None,
         graph_config=graph_config,
+        gene_names=gene_names,
     )
 
 
-def choose_genes(cohort: Cohort, names: Sequence[str], *, rule: PanelRule) -> GenePanel:
+def choose_genes(
+    cohort: Cohort, names: Sequence[str], *, rule: PanelRule, gene_names: GeneNames = BY_ID
+) -> GenePanel:
     """Choose a panel on the counts of some slides; see `spahgc.model.panels.choose_panel`."""
-    counts, genes = read_known(cohort, names)
+    counts, genes = read_known(cohort, names, gene_names)
     return choose_panel(counts, genes, rule=rule)
 
 
-def choose_programme_genes(cohort: Cohort, names: Sequence[str]) -> GenePanel:
+def choose_programme_genes(
+    cohort: Cohort, names: Sequence[str], gene_names: GeneNames = BY_ID
+) -> GenePanel:
     """Choose the genes that programmes are made of on the counts of some slides."""
-    return choose_wide(*read_known(cohort, names))
+    return choose_wide(*read_known(cohort, names, gene_names))
 
 
-def read_known(cohort: Cohort, names: Sequence[str]) -> tuple[dict[str, csr_matrix], list[str]]:
+def find_listed(
+    cohort: Cohort, names: Sequence[str], rule: PanelRule, gene_names: GeneNames
+) -> PanelRule:
+    """Name the genes of a list, given by id or by symbol, as the slides in ``names`` do."""
+    if rule.kind != "file":
+        return rule
+    return replace(rule, genes=gene_names.find(rule.genes, {name: cohort[name] for name in names}))
+
+
+def read_known(
+    cohort: Cohort, names: Sequence[str], gene_names: GeneNames = BY_ID
+) -> tuple[dict[str, csr_matrix], list[str]]:
     """Read the counts of the genes that all slides in ``names`` list, and those genes."""
-    genes = cohort.shared_genes(names)
+    genes = cohort.shared_genes(names, gene_names)
     counts = {}
     for name in names:
-        slide = cohort[name]
-        column_G = slide.genes.index.get_indexer(pd.Index(genes)).astype(np.int64)
-        counts[name] = slide.read_counts()[:, column_G]
+        counts_SG, listed = gene_names.read(cohort[name])
+        column_G = listed.get_indexer(pd.Index(genes)).astype(np.int64)
+        counts[name] = counts_SG[:, column_G]
     return counts, genes

@@ -66,6 +66,7 @@ def print_summary(summary: StoreSummary, *, console: Console) -> None:
         ("embeddings", count(summary.embeddings)),
         ("indexes", ", ".join(summary.indexes) or "none"),
         *((f"licence of {what}", "; ".join(notes)) for what, notes in summary.licences.items()),
+        *(("note", note) for note in summary.notes),
     ):
         table.add_row(name, Text(spell_plain(value), overflow="fold"))
     console.print(table)

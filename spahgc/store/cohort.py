@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import pandas as pd
-
 from spahgc.errors import MismatchError, MissingError
 from spahgc.store.commits import Commit, Store
 from spahgc.store.embedding_names import options_of
 from spahgc.store.entries import SlideEntry
+from spahgc.store.gene_names import BY_ID, GeneNames
 from spahgc.store.opening import open_store
 from spahgc.store.slide import StoredSlide
 
@@ -84,24 +83,15 @@ class Cohort:
             if are_twins(self[name].entry, self[other].entry)
         ]
 
-    def shared_genes(self, names: Iterable[str]) -> list[str]:
-        """List the gene ids that every slide in ``names`` has, in the first one's order.
+    def shared_genes(self, names: Iterable[str], by: GeneNames = BY_ID) -> list[str]:
+        """List the genes that every slide in ``names`` has, in the first one's order.
 
         Raises
         ------
         MismatchError
-            If no gene is shared, as with slides of two species.
+            If none is shared, as with slides of two species, or of ids and of symbols.
         """
-        tables = {name: self[name].genes.index for name in names}
-        shared = pd.Index([])
-        for position, genes in enumerate(tables.values()):
-            shared = genes if position == 0 else shared[shared.isin(genes)]
-        if shared.empty:
-            raise MismatchError(
-                f"slides {', '.join(tables)} share no gene id: are they of one species, and all "
-                "with Ensembl ids or all with symbols?"
-            )
-        return [str(gene) for gene in shared]
+        return by.share({name: self[name] for name in names})
 
     def fingerprint(self, embedding: str, names: Iterable[str]) -> str:
         """Give the digest of the encoder fingerprint that all slides in ``names`` share.

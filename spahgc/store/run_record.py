@@ -7,11 +7,12 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
-from typing import Any, Final, get_type_hints
+from typing import Any, Final, get_args, get_type_hints
 
 from spahgc.errors import DamagedStoreError, FormatVersionError, MissingError
 from spahgc.store.drafts import digest_fingerprint
 from spahgc.store.durable import write_durably
+from spahgc.store.gene_names import GeneNames, NamedBy
 from spahgc.store.shapes import fits, from_json, spell_kind, spell_value
 
 RUN_VERSION: Final = 2
@@ -108,8 +109,20 @@ class RunRecord:
     microns_per_pixel: Mapping[str, float | None] = field(default_factory=dict)
     """Of each training slide's full-resolution image, in µm; None where unknown."""
 
+    gene_names: str = "id"
+    """`spahgc.store.gene_names.NamedBy`: what genes of slides were named by."""
+
+    gene_symbols: Mapping[str, str] = field(default_factory=dict)
+    """Symbols of gene ids, where a file gave them."""
+
     version: int = RUN_VERSION
     """Version of this record's form."""
+
+
+def gene_names_of(record: RunRecord) -> GeneNames:
+    """Give what a run's slides name their genes by."""
+    by: NamedBy = "symbol" if record.gene_names == "symbol" else "id"
+    return GeneNames(by=by, symbols=tuple(record.gene_symbols.items()))
 
 
 def write_record(record: RunRecord, folder: Path, *, files: Mapping[str, str]) -> None:
@@ -161,6 +174,7 @@ def _misfits(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _contradictions(record: RunRecord) -> Iterator[str]:
+    yield from _strange_names(record)
     for name in ("panel", "wide", "validation", "test"):
         twice = [item for item, n in Counter(getattr(record, name)).items() if n > 1]
         if twice:
@@ -177,6 +191,12 @@ def _contradictions(record: RunRecord) -> Iterator[str]:
     for name, digest in record.fingerprints.items():
         if name not in record.encoders or digest_fingerprint(record.encoders[name]) != digest:
             yield f"its encoders do not have what its fingerprint of {spell_value(name)} is of"
+
+
+def _strange_names(record: RunRecord) -> Iterator[str]:
+    known = get_args(NamedBy)
+    if record.gene_names not in known:
+        yield f"its gene_names is {spell_value(record.gene_names)}, expected {' or '.join(known)}"
 
 
 def _digest_of(document: Mapping[str, Any]) -> str:

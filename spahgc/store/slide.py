@@ -96,16 +96,17 @@ class StoredSlide:
     @cached_property
     def spot_names(self) -> pd.Index:
         """S barcodes or spot ids: the index of `spots`, read without the rest."""
-        with self._damage_of(layout.OBS):
-            location, group = self.store.location, self.entry.group
-            column = self.manifest.documents[layout.OBS]["attributes"]["_index"]
-            names = open_array(location, group, f"{layout.OBS}/{column}", self.manifest)[:]
-            return pd.Index(np.asarray(names, object))
+        return self._read_names(layout.OBS)
 
     @cached_property
     def genes(self) -> pd.DataFrame:
         """G rows indexed by gene id, with the column ``symbol``."""
         return self._read(layout.VAR)
+
+    @cached_property
+    def gene_ids(self) -> pd.Index:
+        """G gene ids: the index of `genes`, read without the rest."""
+        return self._read_names(layout.VAR)
 
     @cached_property
     def centers(self) -> NDArray[np.float64]:
@@ -195,6 +196,13 @@ class StoredSlide:
     def _read(self, key: str) -> Any:  # noqa: ANN401  AnnData elements have no common type
         with self._damage_of(key):
             return anndata.io.read_elem(self._group[key])
+
+    def _read_names(self, key: str) -> pd.Index:
+        with self._damage_of(key):
+            location, group = self.store.location, self.entry.group
+            column = self.manifest.documents[key]["attributes"]["_index"]
+            names = open_array(location, group, f"{key}/{column}", self.manifest)[:]
+            return pd.Index(np.asarray(names, object))
 
     def _read_array(self, key: str) -> Any:  # noqa: ANN401  a string, or numbers
         """Read one array, and no other's metadata."""

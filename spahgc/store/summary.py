@@ -1,4 +1,4 @@
-"""What a store holds, in a few numbers, read from its newest commit alone."""
+"""What a store holds, in a few numbers, read from its newest commit."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from spahgc.store import layout
 from spahgc.store.commits import Commit, Store
+from spahgc.store.gene_names import note_mixed, sample_named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +58,14 @@ class StoreSummary:
     licences: Mapping[str, tuple[str, ...]]
     """What binds the use of slides and embeddings, by ``slide C2`` or ``embedding uni``."""
 
+    notes: tuple[str, ...] = ()
+    """What to know before training on it."""
+
 
 def summarise(store: Store) -> StoreSummary:
-    """Say what a store holds, without opening a slide."""
+    """Say what a store holds; of a few slides the names of their genes are read."""
     commit = store.head
+    note = note_mixed(sample_named(store, commit))
     entries = dict(commit.slides)
     return StoreSummary(
         where=store.location.address,
@@ -78,6 +83,7 @@ def summarise(store: Store) -> StoreSummary:
         embeddings=dict(Counter(name for entry in entries.values() for name in entry.encoders)),
         indexes=tuple(sorted(commit.indexes)),
         licences=_licences(commit),
+        notes=() if note is None else (note,),
     )
 
 

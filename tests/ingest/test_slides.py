@@ -91,3 +91,21 @@ def test_slides_of_their_own_are_not_warned_of(tmp_path):
         assert warnings(done) == []
     for done in ingest_slides(map(pend, slides), store=tmp_path / "data.zarr"):
         assert (done.outcome, warnings(done)) == ("kept", [])
+
+
+def test_a_slide_whose_genes_go_by_other_names_than_the_stores_is_warned_of(tmp_path):
+    store = tmp_path / "data.zarr"
+    ids = [f"ENSG{n:011d}" for n in range(3)]
+    visium = replace(build_slide("V1", seed=1), genes=build_slide().genes.set_axis(ids))
+    done = list(ingest_slides([pend(build_slide("A1")), pend(visium)], store=store))
+    (again,) = ingest_slides([pend(build_slide("A2", seed=2))], store=store)
+
+    def told(done):
+        return [f.text for f in done.slide.findings if "--gene-ids" in f.text]
+
+    assert told(done[0]) == []
+    assert told(done[1])[0].startswith(
+        "slide V1 names genes by Ensembl ids (ENSG00000000000), slide A1 by symbols (G0): "
+    )
+    assert "slide V1 names genes by Ensembl ids" in told(again)[0]
+    assert "slide A2 by symbols (G0)" in told(again)[0]

@@ -92,7 +92,7 @@ def test_scores_that_are_left_out_or_undefined_are_not_taken_for_the_same(finish
 def test_a_panel_chosen_with_the_test_slide_is_named(odd, monkeypatch):
     honest = teaching.read_known
     monkeypatch.setattr(
-        teaching, "read_known", lambda cohort, names: honest(cohort, (*names, "B2"))
+        teaching, "read_known", lambda cohort, names, by: honest(cohort, (*names, "B2"), by)
     )
     leaky = train_fold(odd, fold_of(odd), config=RUN_CONFIG).run
     monkeypatch.undo()

@@ -20,6 +20,7 @@ from spahgc.model.prediction import Predictor
 from spahgc.model.scoring import mean_pcc, score_listed
 from spahgc.model.spots import SlideSpots, expression_of
 from spahgc.model.teaching import choose_genes, choose_programme_genes
+from spahgc.store.run_record import gene_names_of
 
 TOLERANCE: Final = 2e-3
 """How much a score may differ when it is worked out again, perhaps on another machine."""
@@ -28,8 +29,8 @@ TOLERANCE: Final = 2e-3
 def check_panel(evidence: Evidence) -> Iterator[Finding]:
     """Choose the genes again, on the slides that may choose them."""
     record, cohort = evidence.run.record, evidence.cohort
-    known = (*record.train, *record.validation)
-    if record.wide and choose_programme_genes(cohort, known).genes != record.wide:
+    known, names = (*record.train, *record.validation), gene_names_of(record)
+    if record.wide and choose_programme_genes(cohort, known, names).genes != record.wide:
         text = "the genes of programmes are not those that the training slides give"
         yield Finding(check="panel", verdict="leak", text=text)
     panel = GenePanel(genes=record.panel, rule=record.panel_rule)
@@ -45,12 +46,12 @@ def check_panel(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(check="panel", verdict="caveat", text=text)
         return
     rule = PanelRule.parse_recorded(record.panel_rule)
-    again = choose_genes(cohort, known, rule=rule)
+    again = choose_genes(cohort, known, rule=rule, gene_names=names)
     if again.genes == record.panel:
         text = f"{record.panel_rule} chosen again without the test slides gives {again.digest}"
         yield Finding(check="panel", verdict="clean", text=text)
         return
-    with_test = choose_genes(cohort, (*known, *record.test), rule=rule)
+    with_test = choose_genes(cohort, (*known, *record.test), rule=rule, gene_names=names)
     how = "chosen with the test slides" if with_test.genes == record.panel else "not reproducible"
     missing = len(set(record.panel) - set(again.genes))
     yield Finding(
