@@ -128,7 +128,7 @@ def bring_indexes(source: Cohort, store: Store) -> Iterator[str]:
     """Bring the indexes whose slides all arrived as they are in the source, and name each."""
     head = store.head
     for name, digest in source.commit.indexes.items():
-        if name in head.indexes:
+        if name in head.indexes or layout.spelled_like(name, head.indexes) is not None:
             continue
         index = source.store.read_document(partial(layout.index_key, name), digest)
         try:

@@ -113,11 +113,24 @@ class Store(Blobs):
         return commit
 
     def history(self) -> Iterator[Commit]:
-        """Give every commit, newest first."""
-        commit: Commit | None = self.head
-        while commit is not None and commit.number > 0:
+        """Give every commit, newest first; the pages of old ones may be gone.
+
+        Raises
+        ------
+        DamagedStoreError
+            Where one is missing, since nobody knows what it and those before it name.
+        """
+        commit = self.head
+        while commit.number > 0:
             yield commit
-            commit = self.read_commit(commit.number - 1)
+            number = commit.number - 1
+            before = Commit() if number == 0 else self.read_commit(number)
+            if before is None:
+                raise DamagedStoreError(
+                    f"{self.where}: {layout.commit_key(number)} is missing; "
+                    "`spahgc store verify` lists all damage"
+                )
+            commit = before
 
     def commit(self, change: Callable[[Commit], Commit], *, message: str) -> Commit:
         """Apply ``change`` to the newest commit and put the result after it.

@@ -88,6 +88,12 @@ def _plan_slide(slide: StoredSlide, head: Commit, encoders: Collection[str] | No
             "there, or leave it out with `--slides`"
         )
     for embedding, digest in wanted.items():
+        alike = layout.spelled_like(embedding, found.encoders)
+        if alike is not None and embedding not in found.encoders:
+            raise SlideExistsError(
+                f"slide {name}: the target has an embedding {alike!r}, and {embedding!r} differs "
+                "from it in case only; leave it out with `--encoders`"
+            )
         if found.encoders.get(embedding, digest) != digest:
             raise SlideExistsError(
                 f"slide {name}: the target has another embedding of the name {embedding!r}; "

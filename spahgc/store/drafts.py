@@ -19,7 +19,7 @@ from spahgc.store import layout
 from spahgc.store.durable import sync_folder, sync_tree
 from spahgc.store.entries import SlideEntry
 from spahgc.store.manifest import Manifest
-from spahgc.store.placed import PlacedEmbedding, commit_placed
+from spahgc.store.placed import PlacedEmbedding, commit_placed, refuse_like
 from spahgc.store.placing import put_files
 from spahgc.store.slide import StoredSlide
 from spahgc.store.staged import open_staged
@@ -70,7 +70,6 @@ class EmbeddingDraft:
         is_half
             Keep float16: half the room, three digits of each number.
         """
-        layout.check_embedding_name(name)
         self.slide = slide
         self.name = name
         self.digest = digest_fingerprint(fingerprint)
@@ -139,6 +138,9 @@ class EmbeddingDraft:
 
     def _check_free(self, entry: SlideEntry) -> None:
         known = entry.encoders.get(self.name)
+        if known is None:
+            layout.check_new_embedding_name(self.name)
+            refuse_like(self.slide.name, self.name, entry)
         if known not in {None, self.digest}:
             raise MismatchError(
                 f"slide {self.slide.name} has an embedding {self.name!r} made in another way "

@@ -87,10 +87,7 @@ class SlideEntry:
         return entry
 
     def _check(self) -> None:
-        table, _, group = self.group.partition("/")
-        layout.check_slide_name(group)
-        if table != layout.TABLES:
-            raise ValueError(f"{self.group!r} is no place of a slide")
+        layout.check_group(self.group)
         for digest in (self.manifest, self.content, *self.encoders.values()):
             if not layout.DIGEST.fullmatch(digest):
                 raise ValueError(f"{digest[:80]!r} is no sha256")
@@ -133,29 +130,37 @@ class Catalogue(Mapping[str, SlideEntry]):
         return dict(self._pages)
 
     def __getitem__(self, name: str) -> SlideEntry:
-        return self._page(page_of(name))[name]
+        return self.on_page(page_of(name))[name]
 
     def __iter__(self) -> Iterator[str]:
         self._load_all()
-        return iter(sorted(name for page in self._pages for name in self._page(page)))
+        return iter(sorted(name for page in self._pages for name in self.on_page(page)))
 
     def __len__(self) -> int:
         return sum(record.n_slides for record in self._pages.values())
 
+    def on_page(self, page: str) -> Mapping[str, SlideEntry]:
+        """Give the slides of one page by name; none if there is no page of that name."""
+        if page not in self._pages:
+            return {}
+        if page not in self._loaded:
+            self._loaded[page] = self._parse(page, self._read(self._pages[page].sha256))
+        return self._loaded[page]
+
     def spelled_like(self, name: str) -> str | None:
         """Give the slide of this name, ignoring case, or None."""
-        alike = (known for known in self._page(page_of(name)) if known.lower() == name.lower())
+        alike = (known for known in self.on_page(page_of(name)) if known.lower() == name.lower())
         return next(alike, None)
 
     def with_entry(self, name: str, entry: SlideEntry) -> "Catalogue":
         """Add one slide, or put it in the place of the one of that name."""
         page = page_of(name)
-        return self._with_page(page, {**self._page(page), name: entry})
+        return self._with_page(page, {**self.on_page(page), name: entry})
 
     def without(self, name: str) -> "Catalogue":
         """Leave one slide out."""
         page = page_of(name)
-        return self._with_page(page, {n: e for n, e in self._page(page).items() if n != name})
+        return self._with_page(page, {n: e for n, e in self.on_page(page).items() if n != name})
 
     def write(self, put: Callable[[Mapping[str, Any]], str]) -> dict[str, "PageRecord"]:
         """Put the pages that changed, with ``put``, and give the records of all."""
@@ -179,13 +184,6 @@ class Catalogue(Mapping[str, SlideEntry]):
         changed._loaded = {**self._loaded, page: dict(entries)}
         return changed
 
-    def _page(self, page: str) -> dict[str, SlideEntry]:
-        if page not in self._pages:
-            return {}
-        if page not in self._loaded:
-            self._loaded[page] = self._parse(page, self._read(self._pages[page].sha256))
-        return self._loaded[page]
-
     def _parse(self, page: str, document: Mapping[str, Any]) -> dict[str, SlideEntry]:
         try:
             slides = dict(document["slides"])
@@ -199,7 +197,7 @@ class Catalogue(Mapping[str, SlideEntry]):
         missing = [page for page in self._pages if page not in self._loaded]
         if missing:
             with ThreadPoolExecutor(_READERS) as pool:
-                list(pool.map(self._page, missing))
+                list(pool.map(self.on_page, missing))
 
 
 @dataclass(frozen=True, slots=True)

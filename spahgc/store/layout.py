@@ -13,6 +13,7 @@ Keys are relative to the store's root and use ``/``::
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 from spahgc.errors import SlideFormatError
@@ -57,6 +58,9 @@ LARGEST_DOCUMENT: Final = 1 << 28
 """Bytes of a JSON document of a store; a manifest of 100,000 files has some 20 million."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_VERSION = r"\.v[0-9]{1,9}"
+_GROUP = re.compile(rf"{_NAME.pattern}({_VERSION})?")
+_VERSIONS = re.compile(rf"({_VERSION})+$", re.IGNORECASE)
 _DEVICES = frozenset(
     ["con", "prn", "aux", "nul"] + [f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)]
 )
@@ -76,11 +80,56 @@ def check_slide_name(name: str) -> None:
             f"{name!r} cannot name a slide: use letters, digits, '.', '_' and '-' "
             "(at most 128, first a letter or digit); choose another with `--name`"
         )
-    if name.lower().split(".")[0] in _DEVICES:
+    if _is_device(name):
         raise SlideFormatError(
             f"{name!r} cannot name a slide: Windows keeps that name for a device; "
             "choose another with `--name`"
         )
+
+
+def check_new_slide_name(name: str) -> None:
+    """Refuse a name that a slide may have in an older store, but no new one may be given.
+
+    Raises
+    ------
+    SlideFormatError
+        As `check_slide_name`, and if it ends as the group of a replaced slide does, in ``.v2``.
+    """
+    check_slide_name(name)
+    if name != without_version(name):
+        raise SlideFormatError(
+            f"{name!r} cannot name a slide: it ends as a later version of a slide "
+            f"{without_version(name)!r} would; choose another with `--name`"
+        )
+
+
+def without_version(name: str) -> str:
+    """Leave out ``.v2`` and the like at the end: what names of one kind of group share."""
+    return _VERSIONS.sub("", name)
+
+
+def version_key(name: str, version: int) -> str:
+    """Spell the key of the group that a version of a slide may lie in, counted from 1."""
+    return f"{TABLES}/{name}" if version == 1 else f"{TABLES}/{name}.v{version}"
+
+
+def check_group(group: str) -> None:
+    """Refuse a key that is no group of a slide.
+
+    Raises
+    ------
+    ValueError
+        If it is one.
+    """
+    table, _, name = group.partition("/")
+    if table != TABLES or not _GROUP.fullmatch(name) or name.endswith(".") or _is_device(name):
+        raise ValueError(f"{group[:200]!r} is no place of a slide")
+
+
+def spelled_like(name: str, known: Iterable[str]) -> str | None:
+    """Give what differs from ``name`` in case only: one folder on macOS and Windows."""
+    alike = (other for other in known if other != name and other.lower() == name.lower())
+    return next(alike, None)
 
 
 def check_embedding_name(name: str) -> None:
@@ -96,6 +145,27 @@ def check_embedding_name(name: str) -> None:
             f"{name[:80]!r} cannot name an embedding: use letters, digits, '.', '_' and '-'; "
             "choose another with `--name`"
         )
+
+
+def check_new_embedding_name(name: str) -> None:
+    """Refuse a name that an embedding or index may have in an older store, but no new one.
+
+    Raises
+    ------
+    SlideFormatError
+        As `check_embedding_name`, and if it is a device name on Windows, or ``spatial`` in
+        other letters.
+    """
+    check_embedding_name(name)
+    if _is_device(name) or name.lower() == "spatial":
+        raise SlideFormatError(
+            f"{name!r} cannot name an embedding: it is a name that Windows or the store keeps; "
+            "choose another with `--name`"
+        )
+
+
+def _is_device(name: str) -> bool:
+    return name.lower().split(".")[0] in _DEVICES
 
 
 def commit_key(number: int) -> str:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from spahgc.errors import CommitConflictError
+from spahgc.errors import CommitConflictError, MismatchError
 from spahgc.store import layout
 from spahgc.store.commits import Commit, Store
+from spahgc.store.entries import SlideEntry
 from spahgc.store.manifest import Manifest
 from spahgc.store.slide import StoredSlide
 
@@ -34,6 +35,8 @@ def commit_placed(slide: StoredSlide, embeddings: Sequence[PlacedEmbedding]) -> 
     ------
     CommitConflictError
         If the slide was replaced or removed meanwhile.
+    MismatchError
+        As `refuse_like`.
     """
     store = slide.store
     spelled: dict[str, Manifest] = {}  # by digest
@@ -47,6 +50,8 @@ def commit_placed(slide: StoredSlide, embeddings: Sequence[PlacedEmbedding]) -> 
         lacking = [one for one in embeddings if entry.encoders.get(one.name) != one.digest]
         if not lacking:
             return head
+        for one in lacking:
+            refuse_like(slide.name, one.name, entry)
         manifest = Manifest.parse(store.read_document(layout.manifest_key, entry.manifest))
         for one in lacking:
             manifest = manifest.with_member(f"{layout.EMBEDDINGS}/{one.name}", one.files)
@@ -67,6 +72,22 @@ def commit_placed(slide: StoredSlide, embeddings: Sequence[PlacedEmbedding]) -> 
     names = ", ".join(one.name for one in embeddings)
     store.commit(change, message=f"embed {slide.name} with {names}")
     _refresh_group_document(store, slide.name, spelled)
+
+
+def refuse_like(slide: str, name: str, entry: SlideEntry) -> None:
+    """Refuse an embedding whose name differs from that of another one of its slide in case only.
+
+    Raises
+    ------
+    MismatchError
+        If there is one: on macOS and Windows they would be one folder.
+    """
+    other = layout.spelled_like(name, entry.encoders)
+    if other is not None:
+        raise MismatchError(
+            f"slide {slide} has an embedding {other!r}, and {name!r} differs from it in case "
+            "only; choose another name with `--name`"
+        )
 
 
 def _refresh_group_document(store: Store, name: str, known: Mapping[str, Manifest]) -> None:

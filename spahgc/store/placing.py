@@ -5,12 +5,13 @@ import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Final
 
 from filelock import BaseFileLock, FileLock
 
-from spahgc.errors import CommitConflictError
+from spahgc.errors import CommitConflictError, DamagedStoreError
 from spahgc.store import layout
 from spahgc.store.commits import Store
 from spahgc.store.durable import sync_folder, sync_tree
@@ -28,10 +29,14 @@ ReadFile = Callable[[str], bytes]
 
 
 def lock_slide(store: Store, name: str) -> BaseFileLock | nullcontext[None]:
-    """Tell a folder that a killed writer left from one that is about to be committed."""
+    """Tell a folder that a killed writer left from one that is about to be committed.
+
+    All slides that may want the same place share one lock: ``C2`` and, in an older store,
+    ``C2.v2``.
+    """
     if store.location.folder is None:
         return nullcontext()  # claims do it there
-    return FileLock(store.path_of(f"{layout.STAGING}/{name}.lock"))
+    return FileLock(store.path_of(f"{layout.STAGING}/{layout.without_version(name)}.lock"))
 
 
 def place_folder(store: Store, name: str, folder: Path, manifest: Manifest, digest: str) -> str:
@@ -143,25 +148,36 @@ def _read_claim(location: Location, claim: str) -> list[str]:
         return []
 
 
+def may_be_named(store: Store, group: str) -> bool:
+    """Whether any commit names a group, of whatever slide; yes where one cannot be read any more.
+
+    Groups that differ in case only count as one, as they are on macOS and Windows.
+    """
+    looked_at: set[str] = set()
+    try:
+        for commit in store.history():
+            catalogue = commit.catalogue
+            for page, record in catalogue.pages.items():
+                if record.sha256 in looked_at:
+                    continue
+                looked_at.add(record.sha256)
+                entries = catalogue.on_page(page).values()
+                if any(entry.group.lower() == group.lower() for entry in entries):
+                    return True
+    except DamagedStoreError:  # as after gc, which removes the pages of old commits
+        return True
+    return False
+
+
 def _free_folder(store: Store, name: str) -> str:
     for group in _candidates(name):
         if not store.path_of(group).exists():
             return group
-        if _was_never_committed(store, group):
+        if not may_be_named(store, group):
             shutil.rmtree(store.path_of(group))
             return group
     raise AssertionError  # pragma: no cover  the candidates never end
 
 
 def _candidates(name: str) -> Iterable[str]:
-    version = 1
-    while True:
-        yield f"{layout.TABLES}/{name}" if version == 1 else f"{layout.TABLES}/{name}.v{version}"
-        version += 1
-
-
-def _was_never_committed(store: Store, group: str) -> bool:
-    name = group.removeprefix(f"{layout.TABLES}/")
-    slide = name.rpartition(".v")[0] or name
-    named = (commit.slides.get(slide) for commit in store.history())
-    return all(entry is None or entry.group != group for entry in named)
+    return (layout.version_key(name, version) for version in count(1))

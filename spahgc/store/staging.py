@@ -19,7 +19,7 @@ from spahgc.store.committed import open_group
 from spahgc.store.entries import SlideEntry
 from spahgc.store.locations.folder import FolderLocation
 from spahgc.store.manifest import Manifest
-from spahgc.store.placing import lock_slide, place_folder, release_claim
+from spahgc.store.placing import lock_slide, may_be_named, place_folder, release_claim
 from spahgc.store.table import SlideDigests, digest_slide, write_table
 from spahgc.store.words import is_plain
 
@@ -113,11 +113,13 @@ def foresee(
     SlideExistsError
         As `add_slide`.
     SlideFormatError
-        If the slide's name is one that some file system or URL would not carry.
+        If the slide's name is one that some file system or URL would not carry, or a new one
+        that looks like a later version of another slide.
     """
     layout.check_slide_name(name)
     found = _find_existing(head, name, digests.whole, replace_existing=replace_existing)
     if found is None:
+        layout.check_new_slide_name(name)
         return "added"
     return "kept" if found.content == digests.whole else "replaced"
 
@@ -170,7 +172,7 @@ def commit_slide(
     finally:
         if is_committed:
             release_claim(store, entry.group)
-        elif store.location.folder is not None:
+        elif store.location.folder is not None and not may_be_named(store, entry.group):
             shutil.rmtree(store.path_of(entry.group), ignore_errors=True)
     return is_committed
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 from typing import Final, Literal
 
 from spahgc.errors import MismatchError, MissingError
-from spahgc.store import layout
 from spahgc.store.cohort import Cohort
 from spahgc.store.index.distances import Metric, prepare
 from spahgc.store.index.records import (
     IndexRecord,
     Kind,
     check_fresh,
+    check_name,
     commit_record,
     read_record,
     reader_of,
@@ -51,7 +51,7 @@ def build_parts(
         If slides were embedded in different ways, a vector is zero or not a number, or an
         approximate kind finds too few of the true neighbours.
     """
-    layout.check_embedding_name(name)
+    check_name(cohort.commit, name)
     names = _slides_to_index(cohort, embedding, slides)
     record = IndexRecord(
         embedding=embedding,

@@ -134,6 +134,27 @@ def reader_of(cohort: Cohort, record: IndexRecord) -> Read:
     return read
 
 
+def check_name(head: Commit, name: str) -> None:
+    """Refuse a new index of a name that some file system would not keep apart from others.
+
+    Raises
+    ------
+    SlideFormatError
+        As `spahgc.store.layout.check_new_embedding_name`.
+    MismatchError
+        If it differs from another index's name in case only.
+    """
+    if name in head.indexes:
+        return
+    layout.check_new_embedding_name(name)
+    other = layout.spelled_like(name, head.indexes)
+    if other is not None:
+        raise MismatchError(
+            f"the store has an index {other!r}, and {name!r} differs from it in case only; "
+            "choose another name with `--name`"
+        )
+
+
 def commit_record(cohort: Cohort, name: str, record: IndexRecord) -> IndexRecord:
     """Commit a record under its name; one that says the same is kept as it is."""
     kept = cohort.store.head.indexes.get(name)
@@ -145,6 +166,7 @@ def commit_record(cohort: Cohort, name: str, record: IndexRecord) -> IndexRecord
     digest = cohort.store.put_document(partial(layout.index_key, name), asdict(record))
 
     def change(head: Commit) -> Commit:
+        check_name(head, name)
         return head.with_index(name, digest)
 
     cohort.store.commit(change, message=f"index {name}")
