@@ -103,6 +103,7 @@ def _bring_folder(
             f"{store.where}/{place} was left by a writer with other settings; "
             "`spahgc store gc` removes it"
         )
+        (store.path_of(staged) / layout.ROOT_DOCUMENT).touch()  # gc spares it until it is committed
 
 
 def _fetch(

@@ -11,7 +11,7 @@ from pathlib import Path
 from spahgc.errors import DamagedStoreError
 from spahgc.store import layout
 from spahgc.store.commits import Commit, Store
-from spahgc.store.contents import commit_keys, index_keys, open_slides
+from spahgc.store.contents import commit_keys, index_keys, keys_to_spare, open_slides
 from spahgc.store.locations.location import Found
 from spahgc.store.opening import group_attributes, open_store, spell_group
 
@@ -69,6 +69,12 @@ def collect_garbage(where: str | Path, *, older_than: timedelta = timedelta(days
     -------
     list[str]
         Places removed or mended.
+
+    Raises
+    ------
+    DamagedStoreError
+        If what the newest commit names, or which slides one of late had, cannot be read; nothing
+        is removed then.
     """
     store = open_store(where)
     store.check_writable()
@@ -178,13 +184,9 @@ def _unit(key: str, spared: set[str]) -> str:
 
 def _spared(store: Store, before: datetime) -> set[str]:
     """Give all that was named by a commit at any time since ``before``."""
-    spared = set(_FOREVER)
+    spared = set(_FOREVER) | commit_keys(store, store.head)
     for commit in store.history():
-        try:
-            spared |= commit_keys(store, commit)
-        except DamagedStoreError:
-            if commit.number == store.head.number:
-                raise
+        spared |= keys_to_spare(store, commit)
         if datetime.fromisoformat(commit.made_at) < before:
             break
     return spared

@@ -47,6 +47,37 @@ def commit_keys(store: Store, commit: Commit) -> set[str]:
     return keys
 
 
+def keys_to_spare(store: Store, commit: Commit) -> set[str]:
+    """Give every key that a commit of the past names, and where that cannot be read, may name.
+
+    Pages that an earlier collection removed are passed over, as it removed what they name.
+
+    Raises
+    ------
+    DamagedStoreError
+        If a page is damaged, since nobody knows which slides are on it.
+    """
+    keys = {layout.page_key(record.sha256) for record in commit.catalogue.pages.values()}
+    for name, digest in commit.indexes.items():
+        try:
+            keys |= set(index_keys(store, Commit(indexes={name: digest})))
+        except DamagedStoreError:
+            keys |= _keys_below(store, f"{layout.INDEXES}/{name}")
+    for page, record in commit.catalogue.pages.items():
+        if store.location.size(layout.page_key(record.sha256)) is None:
+            continue
+        for name, entry in commit.catalogue.on_page(page).items():
+            try:
+                keys.update(slide_keys(StoredSlide(store, name, entry)))
+            except DamagedStoreError:
+                keys |= _keys_below(store, entry.group)
+    return keys
+
+
+def _keys_below(store: Store, prefix: str) -> set[str]:
+    return {found.key for found in store.location.list_files(prefix)}
+
+
 def read_file(slide: StoredSlide, key: str) -> bytes:
     """Read one file of a slide and compare its sha256.
 

@@ -231,6 +231,7 @@ class EmbeddingDraft:
     def _rename(self) -> None:
         store = self.slide.store
         staged, place = store.path_of(self._staging), store.path_of(self._place)
+        (staged / layout.ROOT_DOCUMENT).touch()  # its shards may be old: gc spares it till then
         sync_tree(staged)
         staged.rename(place)
         for leftover in place.rglob(".*"):  # of a writer that was killed, or is slower
