@@ -35,15 +35,22 @@ def bring_slide(plan: Plan, store: Store, advance: Advance) -> None:
     DamagedStoreError
         If a file of the source is missing or damaged.
     CommitConflictError
-        If another writer left something else in its place.
+        If another writer left something else in its place, or replaced or removed the slide
+        that the plan was made for.
     """
     slide = plan.slide
     with lock_slide(store, slide.name):
-        if plan.is_new and slide.name not in store.head.slides:
+        found = store.head.slides.get(slide.name)
+        if found is None and plan.is_new:
             entry = place_slide(plan, store, advance)
             commit_slide(store, slide.name, entry, message=f"copy {slide.name}")
+        elif found is None or found.content != slide.entry.content:
+            raise CommitConflictError(
+                f"slide {slide.name} of {store.where} was replaced or removed while it was copied; "
+                "run the copy again"
+            )
         else:
-            target = StoredSlide(store, slide.name, store.head.slides[slide.name])
+            target = StoredSlide(store, slide.name, found)
             place = partial(_place_embedding, slide, target=target, advance=advance)
             commit_placed(target, [place(name) for name in plan.embeddings])
 
@@ -96,6 +103,7 @@ def _bring_folder(
     if not target.exists():
         staged = f"{layout.STAGING}/copy~{place.replace('/', '~')}~{digest[:16]}"
         _fetch(store, staged, read, member.files)
+        (store.path_of(staged) / layout.ROOT_DOCUMENT).touch()  # gc spares it until it is committed
         store.path_of(staged).rename(target)
         sync_folder(target.parent)
     elif Manifest.of_array(store.location, place) != member:  # else of a copy that was killed
@@ -103,7 +111,6 @@ def _bring_folder(
             f"{store.where}/{place} was left by a writer with other settings; "
             "`spahgc store gc` removes it"
         )
-        (store.path_of(staged) / layout.ROOT_DOCUMENT).touch()  # gc spares it until it is committed
 
 
 def _fetch(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from spahgc.errors import (
+    CommitConflictError,
     DamagedStoreError,
     MismatchError,
     MissingError,
@@ -14,12 +15,13 @@ from spahgc.errors import (
     StoreError,
 )
 from spahgc.store import bringing, layout
+from spahgc.store.bringing import bring_slide, ignore_bytes
 from spahgc.store.care import verify_store
 from spahgc.store.cohort import open_cohort
 from spahgc.store.copy_plans import plan_copy
 from spahgc.store.copying import copy_store, open_source
 from spahgc.store.drafts import EmbeddingDraft
-from spahgc.store.editing import set_facts
+from spahgc.store.editing import remove_slide, set_facts
 from spahgc.store.index import ReferenceIndex
 from spahgc.store.index.records import read_record
 from spahgc.store.opening import create_store, open_store
@@ -270,3 +272,21 @@ def test_an_index_record_that_is_none_is_refused(source, target):
     store.commit(lambda head: head.with_index("lite0", digest), message="forged")
     with pytest.raises(DamagedStoreError, match="the record of index 'lite0' is none"):
         copy_store(open_source(source), target)
+
+
+@pytest.mark.parametrize("what", ["replaced", "removed"])
+def test_embeddings_are_not_copied_to_what_took_the_place_of_their_slide(tmp_path, what):
+    """They were made for other spots, or for the same spots of another image."""
+    stores = [create_store(tmp_path / name) for name in ("one.zarr", "other.zarr")]
+    for store in stores:
+        add_slide(store, build_slide("A1"))
+    embed_slide(stores[0].path, "A1")
+    (plan,) = plan_copy(open_source(stores[0].path), stores[1].head)
+    if what == "replaced":
+        add_slide(stores[1], build_slide("A1", seed=1), replace_existing=True)
+    else:
+        remove_slide(stores[1], "A1")
+    with pytest.raises(CommitConflictError, match=r"A1 .* was replaced or removed .* again"):
+        bring_slide(plan, stores[1], ignore_bytes)
+    assert stores[1].head.number == 2
+    assert verify_store(stores[1].path, deep=True) == []
