@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -163,7 +164,7 @@ class Store(Blobs):
                 slides=wanted.catalogue,
                 message=message,
                 made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                made_by=f"{getpass.getuser()}@{socket.gethostname()}",
+                made_by=f"{name_user()}@{socket.gethostname()}",
                 unique=uuid.uuid4().hex,
             )
             pages = made.catalogue.write(lambda page: self.put_document(layout.page_key, page))
@@ -204,6 +205,14 @@ class Store(Blobs):
 
     def _read_page(self, digest: str) -> Mapping[str, Any]:
         return self.read_document(layout.page_key, digest)
+
+
+def name_user() -> str:
+    """Name who runs this; by number in containers and on clusters where nobody has a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # as Python spells it up to 3.12, from 3.13, Windows
+        return f"uid{os.getuid()}" if hasattr(os, "getuid") else "unknown"
 
 
 def spell_newest(number: int) -> bytes:

@@ -1,4 +1,6 @@
+import getpass
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -98,3 +100,27 @@ def test_what_a_killed_commit_left_is_not_read(tmp_path):
     assert store.head.number == 0
     store.commit(adding("A1"), message="ingest A1")
     assert list(store.head.slides) == ["A1"]
+
+
+@pytest.mark.parametrize("error", [KeyError, OSError, ImportError])
+def test_a_user_that_the_system_has_no_name_for_commits_as_a_number(tmp_path, monkeypatch, error):
+    def refuse():
+        raise error("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr(getpass, "getuser", refuse)
+    monkeypatch.setattr(os, "getuid", lambda: 4711, raising=False)
+    store = create_store(tmp_path / "data.zarr")
+    assert store.commit(adding("A1"), message="ingest A1").made_by.startswith("uid4711@")
+    monkeypatch.delattr(os, "getuid")
+    assert store.commit(adding("B1"), message="ingest B1").made_by.startswith("unknown@")
+    assert sorted(open_store(store.path).head.slides) == ["A1", "B1"]
+
+
+def test_a_gap_in_the_history_is_named(tmp_path):
+    store = create_store(tmp_path / "data.zarr")
+    for name in ("A1", "B1", "C1"):
+        store.commit(adding(name), message=name)
+    assert [commit.number for commit in store.history()] == [3, 2, 1]
+    (store.path / "commits/00000002.json").unlink()
+    with pytest.raises(DamagedStoreError, match=r"commits/00000002\.json is missing"):
+        list(store.history())
