@@ -7,8 +7,15 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from spahgc.errors import StoreError
+
+IS_WINDOWS: Final = os.name == "nt"
+"""There a folder cannot be opened, nor a file be made to last that is open for reading only."""
+
+_NO_FOLDER_SYNC: Final = frozenset([errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP])
+"""What network and user-space file systems say that have no way to make a folder last."""
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -43,7 +50,7 @@ def replacing(place: Path) -> Iterator[Path]:
             raise StoreError(f"{place} is a folder, expected the place of a file")
         sync_tree(unfinished)
         if place.is_dir():  # a folder cannot be replaced in one step
-            old = place.rename(unfinished.with_suffix(".old"))
+            old = place.rename(unfinished.with_name(f"{unfinished.name}.old"))
             try:
                 unfinished.rename(place)
             except OSError:
@@ -67,10 +74,15 @@ def replacing(place: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` last."""
+    """Make renames inside ``folder`` last; Windows has no way to ask for that."""
+    if IS_WINDOWS:
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
     finally:
         os.close(descriptor)
 
@@ -86,5 +98,5 @@ def sync_tree(place: Path) -> None:
 
 
 def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
+    with path.open("r+b" if IS_WINDOWS else "rb") as file:
         os.fsync(file.fileno())

@@ -11,7 +11,7 @@ from typing import Any
 from spahgc.errors import FormatVersionError, StoreError
 from spahgc.store import layout
 from spahgc.store.commits import Store
-from spahgc.store.durable import write_durably
+from spahgc.store.durable import IS_WINDOWS, write_durably
 from spahgc.store.locations.location import Location
 from spahgc.store.locations.opening import open_location
 
@@ -122,6 +122,8 @@ def _create_folder(path: Path, *, is_single_writer: bool) -> Store:
             (unfinished / folder).mkdir(parents=True)
         for key, attributes in group_attributes(is_single_writer=is_single_writer).items():
             write_durably(unfinished / key, spell_group(attributes))
+        if IS_WINDOWS and path.exists():  # an empty folder, which a rename does not replace there
+            path.rmdir()
         unfinished.rename(path)
     except OSError as error:
         shutil.rmtree(unfinished, ignore_errors=True)

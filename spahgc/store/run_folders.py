@@ -10,7 +10,7 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from spahgc.errors import MismatchError, StoreError
-from spahgc.store.durable import sync_tree, write_durably
+from spahgc.store.durable import IS_WINDOWS, sync_tree, write_durably
 
 PLAN: Final = "plan.json"
 WORK: Final = "work"
@@ -106,8 +106,13 @@ def _alone(unfinished: Path, path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock_path.unlink(missing_ok=True)  # while it is held, so that nobody's is taken away
-        lock.release()
+        if IS_WINDOWS:  # what is open there cannot be removed, so nobody's is taken away
+            lock.release()
+            with suppress(PermissionError):
+                lock_path.unlink(missing_ok=True)
+        else:
+            lock_path.unlink(missing_ok=True)  # while it is held, so that nobody's is taken away
+            lock.release()
         if not was_there:
             with suppress(OSError):  # something was made in it
                 lock_path.parent.rmdir()

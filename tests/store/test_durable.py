@@ -1,10 +1,11 @@
 import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from spahgc.errors import StoreError
-from spahgc.store.durable import replacing
+from spahgc.store.durable import replacing, sync_folder
 
 
 def names(folder):
@@ -85,3 +86,28 @@ def test_a_folder_that_nothing_can_take_the_place_of_stays(tmp_path, monkeypatch
         unfinished.mkdir()
     assert names(tmp_path) == ["out"]
     assert (place / "file").read_text() == "old"
+
+
+def test_a_folder_half_replaced_before_is_in_nobodys_way(tmp_path):
+    for text in ("old", "new"):
+        (tmp_path / ".out.zarr.old").mkdir(exist_ok=True)
+        (tmp_path / ".out.zarr.old" / "file").write_text("of a writer that was killed")
+        with replacing(tmp_path / "out.zarr") as unfinished:
+            unfinished.mkdir()
+            (unfinished / "file").write_text(text)
+    assert (tmp_path / "out.zarr" / "file").read_text() == "new"
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_folder_that_cannot_be_made_to_last_is_no_error_but_a_broken_disk_is(
+    tmp_path, monkeypatch, code
+):
+    def refuse(_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    if code == errno.EIO:
+        with pytest.raises(OSError, match="Input/output error"):
+            sync_folder(tmp_path)
+    else:
+        sync_folder(tmp_path)

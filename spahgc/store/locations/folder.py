@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from os.path import normcase
 from pathlib import Path
 
 from filelock import FileLock
@@ -14,7 +15,9 @@ from spahgc.errors import DamagedStoreError, StoreError
 from spahgc.store.durable import sync_folder, write_durably
 from spahgc.store.locations.location import Found, Location, check_key
 
-_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS})
+_NO_LINKS = frozenset(
+    [errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EINVAL]
+)
 
 _PIECE = 2**20
 
@@ -40,7 +43,9 @@ class FolderLocation(Location):
     def path_of(self, key: str) -> Path:
         """Give the path of a key, links in it refused."""
         path = self._real / check_key(key, where=self.where)
-        if os.path.realpath(path) != str(path):
+        is_within = path.is_relative_to(self._real)  # on Windows, a key may begin with a drive
+        # Windows gives back names as they were made, in whatever case they are asked for
+        if not is_within or normcase(os.path.realpath(path)) != normcase(path):
             raise DamagedStoreError(f"{self.where}: {key} is refused: a link leads elsewhere")
         return path
 
