@@ -152,3 +152,19 @@ def test_what_is_committed_while_a_store_is_packed_is_not_in_the_archive(place, 
     pack_store(cohort, archive)
     assert set(open_cohort(archive).slides) == {"A1", "B1"}
     assert verify_store(archive, deep=True) == []
+
+
+def test_an_archive_whose_files_have_no_date_is_verified_like_any(place, archive):
+    """Some programs write month 0 of 1980, which is no date."""
+    pack_store(open_cohort(place), archive)
+    content = bytearray(archive.read_bytes())
+    for signature, date in ((b"PK\x03\x04", 10), (b"PK\x01\x02", 12)):
+        start = content.find(signature)
+        while start >= 0:
+            content[start + date : start + date + 4] = bytes(4)
+            start = content.find(signature, start + 1)
+    archive.write_bytes(content)
+    with zipfile.ZipFile(archive) as packed:
+        assert {entry.date_time for entry in packed.infolist()} == {(1980, 0, 0, 0, 0, 0)}
+    assert verify_store(archive, deep=True) == []
+    assert digest_of(archive) == digest_of(place)

@@ -64,7 +64,7 @@ class ArchiveLocation(Location):
         """Give every file below the folder ``prefix``, in no order; none if it is not there."""
         for key, entry in self._entries.items():
             if key.startswith(f"{prefix}/"):
-                yield Found(key, entry.file_size, datetime(*entry.date_time, tzinfo=UTC))
+                yield Found(key, entry.file_size, _date_of(entry))
 
     def _entry(self, key: str) -> zipfile.ZipInfo:
         try:
@@ -115,6 +115,13 @@ class ArchiveLocation(Location):
                 f"{self.where}: {entry.filename} claims {entry.file_size} bytes, the whole "
                 f"archive has {self._size}; refused"
             )
+
+
+def _date_of(entry: zipfile.ZipInfo) -> datetime:
+    try:
+        return datetime(*entry.date_time, tzinfo=UTC)
+    except ValueError:  # some programs leave it out, and write month 0
+        return datetime(1980, 1, 1, tzinfo=UTC)
 
 
 class _FileIn(io.RawIOBase):
