@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spahgc.commands.screen import FOLDER, json_option, spinner, store_option
+from spahgc.commands.screen import (
+    FOLDER,
+    json_option,
+    keep_paths_option,
+    say_paths,
+    spinner,
+    store_option,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
 )
 @click.option("--all", "is_all", is_flag=True, help="Export every slide of the store.")
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier export wrote.")
+@keep_paths_option
 @store_option
 @json_option
 def store_export(
@@ -36,6 +44,7 @@ def store_export(
     *,
     is_all: bool,
     overwrite: bool,
+    keep_paths: bool,
     as_json: bool,
 ) -> None:
     """Write each SLIDE with its embeddings to DIR, for scanpy, squidpy or SpatialData."""
@@ -51,8 +60,12 @@ def store_export(
     written = {}
     for slide in chosen:
         with spinner(f"exporting {slide.name}"):
-            written[slide.name] = export_slide(slide, folder, to=to, overwrite=overwrite)
+            written[slide.name] = export_slide(
+                slide, folder, to=to, overwrite=overwrite, keep_paths=keep_paths
+            )
         if not as_json:
             click.echo(f"{slide.name}: {written[slide.name]}")
     if as_json:
         click.echo(json.dumps({name: str(place) for name, place in written.items()}, indent=1))
+    else:
+        say_paths(kept=keep_paths)

@@ -112,7 +112,9 @@ def _why_no_patch(slide: StoredSlide) -> str | None:
     recorded = slide.record["image"]
     if slide.entry.image is None or recorded is None:
         return "it was ingested without an image"
-    path = Path(slide.entry.image)
+    path = slide.image_path
+    if path is None:
+        return f"where its image {slide.entry.image} lies is not known here"
     if not path.is_file():
         return f"its image is no longer at {path}"
     if path.stat().st_size != recorded["bytes"]:

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import click
 
-from spahgc.commands.screen import FOLDER, PlainErrors, console, json_option
+from spahgc.commands.screen import (
+    FOLDER,
+    PlainErrors,
+    console,
+    json_option,
+    keep_paths_option,
+    say_paths,
+)
 from spahgc.store.words import spell_plain
 
 
@@ -64,7 +71,8 @@ def run_show(run: Path, *, as_json: bool) -> None:
 @run_group.command("export")
 @click.argument("run", type=FOLDER)
 @click.argument("out", type=FOLDER)
-def run_export(run: Path, out: Path) -> None:
+@keep_paths_option
+def run_export(run: Path, out: Path, *, keep_paths: bool) -> None:
     """Copy what others need to use a RUN into a new folder OUT: safetensors, JSON, a curve."""
     from spahgc.errors import StoreError
     from spahgc.store.run_folders import unfinished_folder
@@ -73,6 +81,7 @@ def run_export(run: Path, out: Path) -> None:
     if run.resolve() in out.resolve().parents:
         raise StoreError(f"{out} is inside the run {run}; name another place")
     with unfinished_folder(out, plan={}) as unfinished:
-        files = export_run(run, unfinished)
+        files = export_run(run, unfinished, keep_paths=keep_paths)
     for file in files:
         click.echo(spell_plain(str(out / file.name)))
+    say_paths(kept=keep_paths)

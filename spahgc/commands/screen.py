@@ -180,6 +180,20 @@ def cluster_options(*, alone: str) -> Callable[[Callable[..., Any]], Callable[..
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print a report for machines.")
 
+keep_paths_option = click.option(
+    "--keep-paths",
+    is_flag=True,
+    help="Tell also where files lay, and which user on which machine wrote them.",
+)
+
+
+def say_paths(*, kept: bool) -> None:
+    """Say on standard error whether what is handed on tells where files lay."""
+    what = "paths, users and hosts are handed on too"
+    if not kept:
+        what = "paths are cut to file names, users and hosts left out; `--keep-paths` keeps them"
+    click.echo(f"note: {what}", err=True)
+
 
 def console() -> Console:
     """Give a console on standard output that a narrow pipe does not squeeze."""

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spahgc.commands.screen import FOLDER, json_option, progress_bar
+from spahgc.commands.screen import (
+    FOLDER,
+    json_option,
+    keep_paths_option,
+    progress_bar,
+    say_paths,
+)
 from spahgc.store.words import spell_plain
 
 if TYPE_CHECKING:
@@ -29,6 +35,7 @@ _digest_option = click.option(
 @click.option("--slides", help="Names, with commas; all by default.")
 @click.option("--encoders", help="Names of embeddings, with commas; all by default.")
 @_digest_option
+@keep_paths_option
 @json_option
 def store_copy(
     source: str,
@@ -37,6 +44,7 @@ def store_copy(
     slides: str | None,
     encoders: str | None,
     digest: str | None,
+    keep_paths: bool,
     as_json: bool,
 ) -> None:
     """Push or pull: bring the slides of the store SOURCE into the store TARGET.
@@ -45,41 +53,63 @@ def store_copy(
     missing is transferred, a copy that was stopped goes on, and a slide is there once every file
     of it arrived with the right digest.
     """
-    _copy(source, target, slides=slides, encoders=encoders, digest=digest, as_json=as_json)
+    _copy(
+        source,
+        target,
+        slides=slides,
+        encoders=encoders,
+        digest=digest,
+        keep_paths=keep_paths,
+        as_json=as_json,
+    )
 
 
 @click.command("unpack")
 @click.argument("archive")
 @click.argument("target", required=False)
 @_digest_option
+@keep_paths_option
 @json_option
-def store_unpack(archive: str, target: str | None, *, digest: str | None, as_json: bool) -> None:
+def store_unpack(
+    archive: str, target: str | None, *, digest: str | None, keep_paths: bool, as_json: bool
+) -> None:
     """Bring the slides of a packed store into TARGET, by default a folder of its name here."""
     name = target or Path(archive).name.removesuffix(".zip")
-    _copy(archive, name, slides=None, encoders=None, digest=digest, as_json=as_json)
+    _copy(
+        archive,
+        name,
+        slides=None,
+        encoders=None,
+        digest=digest,
+        keep_paths=keep_paths,
+        as_json=as_json,
+    )
 
 
 @click.command("merge")
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--into", required=True, help="Folder or s3://bucket/name to fill.")
+@keep_paths_option
 @json_option
-def store_merge(sources: tuple[str, ...], *, into: str, as_json: bool) -> None:
+def store_merge(sources: tuple[str, ...], *, into: str, keep_paths: bool, as_json: bool) -> None:
     """Bring the slides of several stores into one; nothing is brought where names clash."""
     from spahgc.store.copying import merge_stores, open_source
 
     opened = [open_source(source) for source in sources]
     total = sum(entry.n_bytes for cohort in opened for entry in cohort.commit.slides.values())
     with _bytes_bar(f"merging into {into}", total) as advance:
-        reports = merge_stores(opened, into, advance=advance)
-    _say_copied(sources, reports, into, as_json=as_json)
+        reports = merge_stores(opened, into, keep_paths=keep_paths, advance=advance)
+    _say_copied(sources, reports, into, keep_paths=keep_paths, as_json=as_json)
 
 
 @click.command("pack")
 @click.argument("source")
 @click.argument("archive", type=FOLDER)
+@keep_paths_option
 @json_option
-def store_pack(source: str, archive: Path, *, as_json: bool) -> None:
+def store_pack(source: str, archive: Path, *, keep_paths: bool, as_json: bool) -> None:
     """Write the store SOURCE into one ARCHIVE, a .zip that is read without being unpacked."""
+    from spahgc.store.cohort import open_cohort
     from spahgc.store.copying import open_source
     from spahgc.store.packing import pack_store
 
@@ -87,13 +117,14 @@ def store_pack(source: str, archive: Path, *, as_json: bool) -> None:
     entries = cohort.commit.slides
     total = sum(entry.n_bytes for entry in entries.values())
     with _bytes_bar(f"packing {source}", total) as advance:
-        n_bytes = pack_store(cohort, archive, advance=advance)
-    digest = f"sha256:{cohort.commit.digest()}"
+        n_bytes = pack_store(cohort, archive, keep_paths=keep_paths, advance=advance)
+    digest = f"sha256:{open_cohort(archive).commit.digest()}"
     licences = {n: note for entry in entries.values() for n, note in entry.licences.items()}
     if as_json:
         click.echo(json.dumps({"archive": str(archive), "n_bytes": n_bytes, "digest": digest}))
     else:
         click.echo(f"{archive}: {len(entries)} slides, {n_bytes / 1e6:.1f} MB, {digest}")
+        say_paths(kept=keep_paths)
     warn_of_licences(licences)
 
 
@@ -133,6 +164,7 @@ def _copy(
     slides: str | None,
     encoders: str | None,
     digest: str | None,
+    keep_paths: bool,
     as_json: bool,
 ) -> None:
     from spahgc.store.copying import copy_store, open_source
@@ -147,13 +179,19 @@ def _copy(
             target,
             slides=names,
             encoders=None if encoders is None else encoders.split(","),
+            keep_paths=keep_paths,
             advance=advance,
         )
-    _say_copied([source], [report], target, as_json=as_json)
+    _say_copied([source], [report], target, keep_paths=keep_paths, as_json=as_json)
 
 
 def _say_copied(
-    sources: Sequence[str], reports: Sequence[CopyReport], target: str, *, as_json: bool
+    sources: Sequence[str],
+    reports: Sequence[CopyReport],
+    target: str,
+    *,
+    keep_paths: bool,
+    as_json: bool,
 ) -> None:
     if as_json:
         documents = {s: asdict(report) for s, report in zip(sources, reports, strict=True)}
@@ -165,6 +203,8 @@ def _say_copied(
             for name in report.indexes:
                 click.echo(f"index {name}: copied")
             click.echo(f"{target}: {report.n_bytes / 1e6:.1f} MB brought")
+        if any(report.n_bytes for report in reports):
+            say_paths(kept=keep_paths)
     warn_of_licences({n: note for report in reports for n, note in report.licences.items()})
 
 

@@ -32,8 +32,10 @@ from spahgc.ingest.shards import (
     cut_all,
     embed_shards,
     forward_once,
+    how_to_tell,
     ignore,
     image_and_scale,
+    known_image,
     load_once,
     padded_of,
     reader_of,
@@ -295,12 +297,11 @@ def _refuse_other(encoder: Encoder, config: EmbeddingConfig, expected: Sequence[
 
 def check_image(slide: StoredSlide) -> None:
     """Raise if a slide's image moved or changed, or no patches can be cut from it."""
-    path = Path(slide.entry.image or "")
-    recorded = slide.record["image"]
+    path, recorded = known_image(slide), slide.record["image"]
     if not path.is_file():
         raise MissingError(
-            f"the image of slide {slide.name} is no longer at {path}; put it back, or ingest the "
-            "slide again with `--image` and `--replace`"
+            f"the image of slide {slide.name} is no longer at {path}; put it back, or tell where "
+            f"it is: {how_to_tell(slide)}"
         )
     if path.stat().st_size != recorded["bytes"]:
         raise ImageError(

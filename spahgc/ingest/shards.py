@@ -250,7 +250,22 @@ def image_and_scale(slide: StoredSlide) -> tuple[Path, float]:
             f"slide {slide.name} has no µm per pixel, so no patch of known width can be cut; "
             "ingest it again with `--mpp` and `--replace`"
         )
-    return Path(slide.entry.image), scale
+    return known_image(slide), scale
+
+
+def known_image(slide: StoredSlide) -> Path:
+    """Tell where a slide's image lies, or how to tell it."""
+    if slide.image_path is None:
+        raise MissingError(
+            f"where the image of slide {slide.name} lies is not known here: the slide was handed "
+            f"on with its name alone, {slide.entry.image}; tell it: {how_to_tell(slide)}"
+        )
+    return slide.image_path
+
+
+def how_to_tell(slide: StoredSlide) -> str:
+    """Spell the command that tells where a slide's image lies."""
+    return f"`spahgc store set {slide.name} image=FILE --store {slide.store.where}`"
 
 
 def _notes(slide: StoredSlide, encoder: Encoder, field: Field) -> dict[str, Any]:

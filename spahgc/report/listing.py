@@ -52,7 +52,7 @@ def print_summary(summary: StoreSummary, *, console: Console) -> None:
     def count(counts: Mapping[str, int]) -> str:
         return ", ".join(f"{name} ({n})" for name, n in sorted(counts.items())) or "none"
 
-    changed = f"{summary.changed_at} by {summary.changed_by}: {summary.message}"
+    changed = f"{summary.changed_at} by {summary.changed_by or 'somebody'}: {summary.message}"
     table = Table(show_header=False, box=None)
     for name, value in (
         ("store", summary.where),

@@ -76,7 +76,7 @@ class Blobs:
 
     def put_document(self, key_of: Callable[[str], str], document: Mapping[str, Any]) -> str:
         """Write one JSON document under its own digest, and return that sha256."""
-        return self.put_blob(key_of, json.dumps(document, sort_keys=True).encode())
+        return self.put_blob(key_of, spell_document(document))
 
     def read_document(self, key_of: Callable[[str], str], digest: str) -> dict[str, Any]:
         """Read one JSON document by its digest.
@@ -123,3 +123,8 @@ class Blobs:
     @cached_property
     def _is_safe(self) -> bool:
         return self.is_single_writer or self.location.keeps_put_if_absent()
+
+
+def spell_document(document: Mapping[str, Any]) -> bytes:
+    """Give the bytes of a document that is named by their digest."""
+    return json.dumps(document, sort_keys=True).encode()

@@ -42,7 +42,7 @@ class Commit:
     """ISO 8601, UTC."""
 
     made_by: str = ""
-    """user@host."""
+    """user@host; empty where it was handed on without."""
 
     unique: str = ""
     """Different in every commit ever made, so that a writer knows its own again."""
@@ -98,6 +98,9 @@ class Store(Blobs):
 
     `spahgc.store.opening.open_store` and `spahgc.store.opening.create_store` make one.
     """
+
+    is_signed = True
+    """Whether commits say who makes them."""
 
     @property
     def head(self) -> Commit:
@@ -164,7 +167,7 @@ class Store(Blobs):
                 slides=wanted.catalogue,
                 message=message,
                 made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                made_by=f"{name_user()}@{socket.gethostname()}",
+                made_by=f"{name_user()}@{socket.gethostname()}" if self.is_signed else "",
                 unique=uuid.uuid4().hex,
             )
             pages = made.catalogue.write(lambda page: self.put_document(layout.page_key, page))

@@ -6,7 +6,6 @@ from functools import partial
 from spahgc.errors import DamagedStoreError
 from spahgc.store import layout
 from spahgc.store.commits import Commit, Store
-from spahgc.store.manifest import FileRecord
 from spahgc.store.slide import StoredSlide
 
 
@@ -79,18 +78,5 @@ def _keys_below(store: Store, prefix: str) -> set[str]:
 
 
 def read_file(slide: StoredSlide, key: str) -> bytes:
-    """Read one file of a slide and compare its sha256.
-
-    Raises
-    ------
-    DamagedStoreError
-        If it is missing or another one.
-    """
-    location, place = slide.store.location, f"{slide.entry.group}/{key}"
-    try:
-        content = location.read(place, at_most=slide.manifest.files[key].size)
-    except FileNotFoundError:
-        raise DamagedStoreError(f"{location.where}: {place} is missing") from None
-    if FileRecord.of(content) != slide.manifest.files[key]:
-        raise DamagedStoreError(f"{location.where}: {place} is damaged: its digest is another one")
-    return content
+    """Read one file of a slide; see `StoredSlide.read_file`."""
+    return slide.read_file(key)

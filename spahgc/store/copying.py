@@ -9,6 +9,7 @@ from spahgc.store.bringing import Advance, bring_indexes, bring_slide, ignore_by
 from spahgc.store.cohort import Cohort, open_cohort
 from spahgc.store.commits import Commit
 from spahgc.store.copy_plans import Outcome, plan_copy
+from spahgc.store.handing_on import CohortToHandOn
 from spahgc.store.opening import create_store
 
 
@@ -59,6 +60,7 @@ def copy_store(
     *,
     slides: Collection[str] | None = None,
     encoders: Collection[str] | None = None,
+    keep_paths: bool = False,
     advance: Advance | None = None,
 ) -> CopyReport:
     """Bring slides into the store at ``target``, which is made where there is none.
@@ -76,6 +78,9 @@ def copy_store(
         Names; None for all.
     encoders
         Names of embeddings; None for all.
+    keep_paths
+        Tell the target where the files lay and who copied them; else only the files' names, see
+        `spahgc.store.handing_on`.
     advance
         Told how many more bytes are there.
 
@@ -86,10 +91,12 @@ def copy_store(
     DamagedStoreError
         If a file of the source is missing or damaged.
     """
-    plan_copy(source, Commit(), slides=slides, encoders=encoders)  # refused, no store is made
+    handed = source if keep_paths else CohortToHandOn(source)
+    plan_copy(handed, Commit(), slides=slides, encoders=encoders)  # refused, no store is made
     store = create_store(target)
+    store.is_signed = keep_paths
     store.check_writable()
-    plans = plan_copy(source, store.head, slides=slides, encoders=encoders)
+    plans = plan_copy(handed, store.head, slides=slides, encoders=encoders)
     for plan in plans:
         bring_slide(plan, store, advance or ignore_bytes)
     return CopyReport(
@@ -106,9 +113,13 @@ def copy_store(
 
 
 def merge_stores(
-    sources: Sequence[Cohort], into: str | Path, *, advance: Advance | None = None
+    sources: Sequence[Cohort],
+    into: str | Path,
+    *,
+    keep_paths: bool = False,
+    advance: Advance | None = None,
 ) -> list[CopyReport]:
-    """Bring the slides of several stores into one.
+    """Bring the slides of several stores into one; for ``keep_paths`` see `copy_store`.
 
     Raises
     ------
@@ -120,7 +131,7 @@ def merge_stores(
     head = create_store(into).head
     for source in sources:
         plan_copy(source, head)
-    return [copy_store(source, into, advance=advance) for source in sources]
+    return [copy_store(s, into, keep_paths=keep_paths, advance=advance) for s in sources]
 
 
 def _refuse_clashes(sources: Sequence[Cohort]) -> None:

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from spahgc.errors import MismatchError, MissingError
 from spahgc.store import layout
 from spahgc.store.commits import Commit, Store
 from spahgc.store.entries import SlideEntry
+from spahgc.store.table import digest_image
 from spahgc.store.words import is_plain
 
 LICENCE: Final = "licence"
@@ -16,7 +18,7 @@ LICENCE: Final = "licence"
 MEASURED: Final = frozenset(
     [
         *("slide", "platform", "microns_per_pixel", "microns_per_pixel_sources"),
-        *("spot_diameter_um", "pitch_um", "image", "findings", "made_by", "made_at"),
+        *("spot_diameter_um", "pitch_um", "findings", "made_by", "made_at"),
         *("group", "n_bytes", "embeddings"),
     ]
 )
@@ -58,21 +60,24 @@ def set_facts(store: Store, name: str, facts: Mapping[str, str]) -> Commit:
         Of the slide.
     facts
         By key; an empty one is forgotten. ``EMBEDDING.licence`` tells what binds the use of an
-        embedding.
+        embedding, ``image`` where the image lies now that the slide was ingested with.
 
     Raises
     ------
     MissingError
-        If there is no such slide or embedding.
+        If there is no such slide, embedding or image.
     MismatchError
         If a key is no lower-case word, or tells what was measured, or a fact has characters that
-        a terminal would obey.
+        a terminal would obey, or an image is another one.
     """
 
     def change(head: Commit) -> Commit:
         entry = _entry(store, head, name)
+        if "image" in facts:
+            entry = replace(entry, image=_find_image(entry, name, facts["image"]))
         for key, fact in facts.items():
-            entry = _with_fact(entry, name, key, fact)
+            if key != "image":
+                entry = _with_fact(entry, name, key, fact)
         return head if entry == head.slides[name] else head.with_slide(name, entry)
 
     return store.commit(change, message=f"set {', '.join(facts)} of {name}")
@@ -144,6 +149,22 @@ def _with_fact(entry: SlideEntry, name: str, key: str, fact: str) -> SlideEntry:
     if key == "patient":
         return replace(entry, patient=fact or None)
     return replace(entry, about=_changed(entry.about, key, fact))
+
+
+def _find_image(entry: SlideEntry, name: str, path: str) -> str:
+    if entry.image is None:
+        raise MissingError(
+            f"slide {name} was ingested without an image; ingest it again with its image and "
+            "`--replace`"
+        )
+    if not path or not Path(path).is_file():
+        raise MissingError(f"image={path}: no such file, expected the image of slide {name}")
+    if digest_image(Path(path)) != entry.image_digest:
+        raise MismatchError(
+            f"{path} is not the image that slide {name} was ingested with: its sha256 is "
+            f"{digest_image(Path(path))}, expected {entry.image_digest}"
+        )
+    return str(Path(path).absolute())
 
 
 def _changed(facts: Mapping[str, str], key: str, fact: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from spahgc.errors import StoreError
 from spahgc.store import layout
 from spahgc.store.container import measure_spot, write_container
 from spahgc.store.durable import replacing
+from spahgc.store.handing_on import SlideToHandOn
 from spahgc.store.slide import StoredSlide
 from spahgc.store.table import describe_pictures
 
@@ -20,7 +21,12 @@ SUFFIXES: Final[dict[ExportFormat, str]] = {"h5ad": ".h5ad", "spatialdata": ".za
 
 
 def export_slide(
-    slide: StoredSlide, folder: Path, *, to: ExportFormat, overwrite: bool = False
+    slide: StoredSlide,
+    folder: Path,
+    *,
+    to: ExportFormat,
+    overwrite: bool = False,
+    keep_paths: bool = False,
 ) -> Path:
     """Write one slide with all its embeddings as ``folder/<slide>.h5ad`` or ``.zarr``.
 
@@ -34,6 +40,8 @@ def export_slide(
         ``h5ad``: see `as_table`; ``spatialdata``: see `spahgc.store.container`.
     overwrite
         Replace an earlier file of that name.
+    keep_paths
+        Tell where the slide's files lay; else only their names, see `spahgc.store.handing_on`.
 
     Raises
     ------
@@ -43,6 +51,7 @@ def export_slide(
         If the slide is not as it was committed.
     """
     place = find_place(slide, folder, to=to, overwrite=overwrite)
+    slide = slide if keep_paths else SlideToHandOn(slide)
     table = as_table(slide)
     with replacing(place) as unfinished:
         if to == "h5ad":

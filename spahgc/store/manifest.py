@@ -171,6 +171,21 @@ class Manifest:
             },
         )
 
+    def with_contents(self, contents: Mapping[str, bytes]) -> "Manifest":
+        """Exchange what is in some of the files, by key."""
+        suffix = f"/{layout.ROOT_DOCUMENT}"
+        documents = {
+            key.removesuffix(suffix): json.loads(content)
+            for key, content in contents.items()
+            if key.endswith(suffix)
+        }
+        files = {key: FileRecord.of(content) for key, content in contents.items()}
+        return replace(
+            self,
+            documents={**self.documents, **documents},
+            files={**self.files, **files},
+        )
+
     def group_document(self) -> dict[str, Any]:
         """Spell the group's own ``zarr.json``, with every member's metadata consolidated."""
         return {

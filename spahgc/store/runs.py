@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save
 
 from spahgc.errors import DamagedStoreError, MissingError
 from spahgc.store.confidence import Trust, parse_trust, serialise_trust
+from spahgc.store.handing_on import name_of_file
 from spahgc.store.run_record import RECORD, RunRecord, damaged, read_listing, write_record
 
 WEIGHTS: Final = "weights.safetensors"
@@ -123,8 +124,8 @@ def find_runs(folder: Path) -> list[Path]:
     return runs
 
 
-def export_run(path: Path, into: Path) -> list[Path]:
-    """Copy what others need to use a run, without where it lay: safetensors, JSON and a curve.
+def export_run(path: Path, into: Path, *, keep_paths: bool = False) -> list[Path]:
+    """Copy what others need to use a run: safetensors, JSON and a curve.
 
     Parameters
     ----------
@@ -132,6 +133,8 @@ def export_run(path: Path, into: Path) -> list[Path]:
         The run.
     into
         An existing empty folder.
+    keep_paths
+        Tell where the store and the file of the split lay; else only their names.
 
     Returns
     -------
@@ -149,7 +152,11 @@ def export_run(path: Path, into: Path) -> list[Path]:
     kept: dict[str, str] = {name: files[name] for name in (WEIGHTS, CURVE, TRUST) if name in files}
     for name in kept:
         shutil.copyfile(path / name, into / name)
-    write_record(replace(run.record, store=Path(run.record.store).name), into, files=kept)
+    record = run.record
+    if not keep_paths:
+        split = name_of_file(record.split)
+        record = replace(record, store=name_of_file(record.store), split=split)
+    write_record(record, into, files=kept)
     return sorted(into / name for name in (*kept, RECORD))
 
 

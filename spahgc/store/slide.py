@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import anndata
@@ -22,7 +23,7 @@ from spahgc.store.commits import Store
 from spahgc.store.committed import open_array, open_group, read_array
 from spahgc.store.embedding_names import options_of
 from spahgc.store.entries import SlideEntry
-from spahgc.store.manifest import Manifest
+from spahgc.store.manifest import FileRecord, Manifest
 from spahgc.store.scrutiny import check_manifest
 
 _UNREADABLE = (
@@ -65,13 +66,30 @@ class StoredSlide:
             raise DamagedStoreError(f"{self.store.where}: slide {self.name}: {error}") from None
         return manifest
 
+    def spell_manifest(self) -> bytes:
+        """Give the bytes of the document that `manifest` was read from."""
+        return self.store.read_blob(layout.manifest_key, self.entry.manifest)
+
     @cached_property
     def record(self) -> dict[str, Any]:
         """What is known of the slide beside its arrays: image, scale, findings, who made it."""
+        record = {**self.stored_record, "patient": self.entry.patient, **self.entry.about}
+        if isinstance(image := record.get("image"), dict) and "path" in image:
+            record["image"] = {**image, "path": self.entry.image}
+        return record
+
+    @cached_property
+    def stored_record(self) -> dict[str, Any]:
+        """What was known of the slide when it was ingested."""
         text = str(self._read_array(layout.RECORD))
         with self._damage_of(layout.RECORD):
-            record = dict(json.loads(text))
-        return {**record, "patient": self.entry.patient, **self.entry.about}
+            return dict(json.loads(text))
+
+    @property
+    def image_path(self) -> Path | None:
+        """Where its image lies; None where it has none, or only the image's name is known."""
+        path = None if self.entry.image is None else Path(self.entry.image)
+        return path if path is not None and path.is_absolute() else None
 
     @property
     def patient(self) -> str | None:
@@ -160,6 +178,25 @@ class StoredSlide:
             if not isinstance(record["obs_names"], str):
                 raise TypeError("its record names no spots")
         return record
+
+    def read_file(self, key: str) -> bytes:
+        """Read one file of this version and compare its sha256.
+
+        Raises
+        ------
+        DamagedStoreError
+            If it is missing or another one.
+        """
+        location, place = self.store.location, f"{self.entry.group}/{key}"
+        try:
+            content = location.read(place, at_most=self.manifest.files[key].size)
+        except FileNotFoundError:
+            raise DamagedStoreError(f"{location.where}: {place} is missing") from None
+        if FileRecord.of(content) != self.manifest.files[key]:
+            raise DamagedStoreError(
+                f"{location.where}: {place} is damaged: its digest is another one"
+            )
+        return content
 
     def read_thumbnail(self, name: str = "hires") -> Thumbnail | None:
         """Read the ``hires`` or ``lowres`` picture of the whole slide, if there is one."""

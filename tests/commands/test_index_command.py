@@ -102,6 +102,17 @@ def test_a_missing_image_is_told_and_the_table_printed_alone(tmp_path, monkeypat
     assert not (tmp_path / "out.png").exists()
 
 
+def test_an_image_that_is_not_known_after_a_copy_is_told_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path)
+    assert spahgc("store", "copy", "data.zarr", "copy.zarr").exit_code == 0
+    asked = ("--slide", "A1", "--spot", "0x0", "--out", "out.png")
+    result = spahgc("index", "search", "--store", "copy.zarr", *asked)
+    assert result.exit_code == 0, result.output
+    assert "no patches of A1: where its image A1-0.png lies is not known here" in result.stderr
+    assert not (tmp_path / "out.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -7,8 +7,10 @@ from dataclasses import replace
 import anndata
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from spahgc.cli import cli
+from spahgc.schema import SlideImageFile
 from spahgc.store.cohort import open_cohort
 from spahgc.store.opening import create_store, open_store
 from spahgc.store.staging import add_slide
@@ -132,6 +134,34 @@ def test_a_packed_store_is_sent_and_unpacked(lab):
     assert digest_of("data") == told["digest"]
     spahgc_store("unpack", "data.zip", "mine.zarr")
     assert digest_of("mine.zarr") == told["digest"]
+
+
+def test_what_is_handed_on_without_paths_is_said_in_one_line(lab, tmp_path):
+    path = tmp_path / "slide.png"
+    Image.new("RGB", (8, 9)).save(path)
+    image = SlideImageFile(path=path, size=(8, 9), reader="pillow")
+    add_slide(create_store("i.zarr"), replace(build_slide("I1"), image=image))
+    cut, kept = "note: paths are cut to file names", "note: paths, users and hosts are handed on"
+    lines = {
+        ("copy", "i.zarr", "cut.zarr"): cut,
+        ("copy", "i.zarr", "kept.zarr", "--keep-paths"): kept,
+        ("merge", "i.zarr", "--into", "merged.zarr"): cut,
+        ("pack", "i.zarr", "i.zip"): cut,
+        ("unpack", "i.zip", "unpacked.zarr"): cut,
+        ("export", "I1", "exported", "--to", "h5ad", "--store", "i.zarr"): cut,
+    }
+    for command, line in lines.items():
+        (note,) = spahgc_store(*command).stderr.splitlines()
+        assert note.startswith(line)
+    assert spahgc_store("copy", "i.zarr", "cut.zarr").stderr == ""
+    assert report("diff", "i.zarr", "cut.zarr")["changed"] == {}
+    packed = report("pack", "i.zarr", "again.zip")["digest"]
+    assert packed == digest_of("cut.zarr") == digest_of("unpacked.zarr") != digest_of("i.zarr")
+    spahgc_store("unpack", "again.zip", "third.zarr", "--digest", packed)
+    assert report("show", "I1", "--store", "kept.zarr")["image"]["path"] == str(path)
+    assert report("show", "I1", "--store", "third.zarr")["image"]["path"] == "slide.png"
+    spahgc_store("set", "I1", f"image={path}", "--store", "third.zarr")
+    assert report("show", "I1", "--store", "third.zarr")["image"]["path"] == str(path)
 
 
 def test_stores_are_merged(lab):

@@ -16,7 +16,9 @@ from spahgc.ingest.networks import timm_networks
 from spahgc.store import drafts
 from spahgc.store.care import verify_store
 from spahgc.store.cohort import open_cohort
-from spahgc.store.opening import create_store
+from spahgc.store.copying import copy_store
+from spahgc.store.editing import set_facts
+from spahgc.store.opening import create_store, open_store
 from spahgc.store.staging import add_slide
 from tests.conftest import build_slide
 from tests.ingest.conftest import with_image, write_noise
@@ -303,6 +305,19 @@ def test_embeddings_of_two_encoders_are_not_made_in_one_pass():
 def test_a_width_that_cannot_be_meant_is_refused(side_um):
     with pytest.raises(MismatchError, match="cannot be meant"):
         Field(side_um=side_um)
+
+
+def test_a_slide_that_was_handed_on_is_embedded_once_its_image_is_told(store, tmp_path):
+    image = _image_of(open_cohort(store.path)["A1"])
+    copy = tmp_path / "copy.zarr"
+    copy_store(open_cohort(store.path), copy)
+    told = r"lies is not known here: .* alone, slide\.png; tell it: `spahgc store set A1 image=FILE"
+    with pytest.raises(MissingError, match=told):
+        embed_slides(copy, config=LITE0)
+    set_facts(open_store(copy), "A1", {"image": str(image)})
+    assert embed_slides(copy, config=LITE0).embedded == {"A1": 9}
+    embed_slides(store.path, config=LITE0)
+    assert (read(open_store(copy)) == read(store)).all()
 
 
 def test_an_image_that_moved_is_named(store):

@@ -78,7 +78,7 @@ def test_what_is_said_already_is_no_commit(place):
 @pytest.mark.parametrize(
     ("key", "reason"),
     [
-        *((key, "it was measured") for key in ("platform", "image", "n_bytes", "embeddings")),
+        *((key, "it was measured") for key in ("platform", "findings", "n_bytes", "embeddings")),
         *((key, "no plain word") for key in ("", "Tissue", "my word", "1st", "a" * 65, "é")),
     ],
 )

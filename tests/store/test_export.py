@@ -164,7 +164,7 @@ def test_the_command_exports_all_or_those_named(place, tmp_path):
         return CliRunner().invoke(cli, command, prog_name="spahgc")
 
     one = run("A1", "--to", "spatialdata", str(tmp_path / "one"))
-    assert one.output == f"A1: {tmp_path}/one/A1.zarr\n"
+    assert one.stdout == f"A1: {tmp_path}/one/A1.zarr\n"
     every = run("--all", "--to", "h5ad", str(tmp_path / "all"), "--json")
     assert json.loads(every.stdout) == {
         name: f"{tmp_path}/all/{name}.h5ad" for name in ("A1", "B1")

@@ -158,6 +158,21 @@ def test_an_exported_run_can_be_read_and_does_not_say_where_it_lay(folder, tmp_p
     assert all(np.array_equal(read.weights[name], run.weights[name]) for name in run.weights)
 
 
+def test_an_exported_run_names_its_store_and_the_file_of_its_split_without_their_folders(tmp_path):
+    places = {"store": "/data/Doe, Jane/lab.zarr", "split": "C:\\Doe, Jane\\split.csv"}
+    run, whole, cut = (tmp_path / name for name in ("run", "whole", "cut"))
+    for folder in (run, whole, cut):
+        folder.mkdir()
+    write_run(replace(make_run(), record=replace(make_run().record, **places)), run)
+    export_run(run, cut)
+    assert "Jane" not in (cut / RECORD).read_text()
+    record = read_run(cut).record
+    assert (record.store, record.split) == ("lab.zarr", "split.csv")
+    export_run(run, whole, keep_paths=True)
+    record = read_run(whole).record
+    assert {"store": record.store, "split": record.split} == places
+
+
 def test_runs_are_found_in_evaluations_too_but_not_in_unfinished_folders(folder, tmp_path):
     for place in ("evaluation/folds/1-C2", ".begun.unfinished/work/x", "notes"):
         (tmp_path / place).mkdir(parents=True)
