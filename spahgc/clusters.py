@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from spahgc.allocator import KEPT_BY_A_CHILD
 from spahgc.errors import WorkerError
+from spahgc.urls import how_to_give, scheme_with_password
 
 _ENVIRONMENT: Final = "distributed.nanny.pre-spawn-environ"
 """Dask's setting of what a worker finds in its environment; the user's own comes first."""
@@ -95,6 +96,8 @@ def has_dask_cuda() -> bool:
 def _client_of(scheduler: str) -> Any:  # noqa: ANN401  dask has no types
     from distributed import Client
 
+    if (scheme := scheme_with_password(scheduler)) is not None:
+        raise WorkerError(how_to_give(scheme))
     try:
         return Client(scheduler)
     except (OSError, TimeoutError, ValueError) as error:

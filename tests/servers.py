@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import obstore
@@ -24,6 +24,8 @@ from tests.waiting import wait_until
 BUCKET = "lab"
 ACCESS_KEY = "spahgc-test"
 SECRET_KEY = "spahgc-test-secret"  # noqa: S105  of a server that only tests can reach
+READER = ("spahgc-reader", "spahgc-reader-secret")
+"""Key and secret of one who may only read."""
 PATIENCE = 60.0
 """Seconds a server may take until it answers."""
 _SILENT = "a test server did not answer"
@@ -38,6 +40,9 @@ class S3Server:
 
     environment: Mapping[str, str] = field(default_factory=dict)
     """What a client must find in its environment."""
+
+    reader: tuple[str, str] = ("", "")
+    """Key and secret of one who may only read, where there is one."""
 
     def url(self, prefix: str) -> str:
         """Spell a place in the bucket as ``s3://lab/prefix``."""
@@ -63,7 +68,7 @@ def start_seaweed(folder: Path) -> Iterator[S3Server]:
             *("-master.volumeSizeLimitMB=64", "-volume.max=200", "-volume.minFreeSpace=100MiB"),
             *(f"-filer.localSocket={folder}/f.sock", f"-s3.localSocket={folder}/s.sock"),
         ]
-    server = _describe(s3)
+    server = replace(_describe(s3), reader=READER)
     with _run(command, folder):
         _wait_for_bucket(server)
         yield server
@@ -139,7 +144,9 @@ def _write_identities(folder: Path) -> Path:
     path = folder / "identities.json"
     keys = {"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}
     identity = {"name": "lab", "credentials": [keys], "actions": ["Admin"]}
-    path.write_text(json.dumps({"identities": [identity]}))
+    read = {"accessKey": READER[0], "secretKey": READER[1]}
+    reader = {"name": "reader", "credentials": [read], "actions": ["Read", "List"]}
+    path.write_text(json.dumps({"identities": [identity, reader]}))
     return path
 
 

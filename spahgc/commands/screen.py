@@ -14,6 +14,7 @@ import click
 
 from spahgc.errors import SpahgcError
 from spahgc.store.words import spell_plain
+from spahgc.urls import how_to_give, scheme_with_password
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,6 +88,9 @@ class PlainErrors(click.Group):
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:  # noqa: ANN401  click's own
         """Read the arguments; ``--help`` and ``--version`` print here already."""
+        for argument in args[1]:
+            if (scheme := scheme_with_password(argument)) is not None:  # before anything shows it
+                raise click.ClickException(how_to_give(scheme))
         with _plain_errors():
             return super().make_context(*args, **extra)
 

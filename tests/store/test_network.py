@@ -18,6 +18,7 @@ from spahgc.store.cohort import open_cohort
 from spahgc.store.copying import copy_store, open_source
 from spahgc.store.drafts import EmbeddingDraft
 from spahgc.store.locations import remote
+from spahgc.store.locations.opening import open_location
 from spahgc.store.opening import create_store, find_store, open_store
 from spahgc.store.packing import pack_store
 from spahgc.store.staging import add_slide
@@ -259,9 +260,60 @@ def test_a_copy_never_takes_part_of_a_file_for_the_whole(folder, tmp_path, failu
     assert dict(open_cohort(tmp_path / "copy.zarr").slides) == {}
 
 
-def test_no_credentials_are_looked_for_elsewhere(monkeypatch, bucket):
+def test_a_bucket_is_not_read_unsigned_where_no_credentials_are_found(
+    monkeypatch, bucket, tmp_path
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         if name != "AWS_ENDPOINT_URL":
             monkeypatch.delenv(name)
-    with pytest.raises(StoreError, match=r"access is denied.*AWS_ACCESS_KEY_ID"):
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(StoreError, match=r"no credentials are found.*AWS_ACCESS_KEY_ID"):
         open_cohort("s3://lab/none.zarr")
+    assert bucket.requests == []
+
+
+@pytest.fixture
+def in_parts(monkeypatch):
+    """Put in parts what is larger than 1 MiB."""
+    monkeypatch.setattr(remote, "LARGEST_PUT", 2**20)
+    monkeypatch.setattr(remote, "PART", 5 * 2**20)
+
+
+def test_a_large_file_is_put_in_parts_and_never_over_another(bucket, s3_place, in_parts):
+    place = open_location(s3_place)
+    content = np.random.default_rng(0).bytes(12 * 2**20)
+    assert place.put_if_absent("large", content)
+    assert len([r for r in bucket.requests if "partNumber=" in r.path]) == 3
+    bucket.requests.clear()
+    assert place.put_if_absent("large", content)
+    assert not place.put_if_absent("large", content[:-1] + b"x")
+    assert not place.put_if_absent("large", content + b"x")
+    assert {request.method for request in bucket.requests} == {"GET", "HEAD"}
+    assert place.read("large") == content
+    place.put("large", content[::-1])
+    assert place.read("large") == content[::-1]
+
+
+@pytest.mark.parametrize("failure", ["drop", 500])
+def test_a_part_that_fails_is_put_again(bucket, s3_place, in_parts, failure):
+    place = open_location(s3_place)
+    content = np.random.default_rng(0).bytes(12 * 2**20)
+    for where in ("uploads", "partNumber=", "uploadId="):
+        bucket.fail(failure, times=1, where=where)
+    assert place.put_if_absent("large", content)
+    assert place.read("large") == content
+
+
+def test_a_slide_with_large_files_is_copied_to_a_bucket_and_comes_back_whole(
+    s3_place, in_parts, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(remote, "PATIENCE", 20)
+    add_slide(create_store(tmp_path / "data.zarr"), build_slide("A1", n_spots=4000, n_genes=700))
+    embed_slide(tmp_path / "data.zarr", "A1", size=700)
+    source = open_cohort(tmp_path / "data.zarr")
+    assert max(record.size for record in source["A1"].manifest.files.values()) > 2 * remote.PART
+    copy_store(source, s3_place)
+    assert verify_store(s3_place, deep=True) == []
+    assert open_cohort(s3_place).commit.digest() == source.commit.digest()
+    assert copy_store(source, s3_place).n_bytes == 0

@@ -8,6 +8,7 @@ from spahgc.store.locations.archive import ArchiveLocation
 from spahgc.store.locations.folder import FolderLocation
 from spahgc.store.locations.location import Location
 from spahgc.store.locations.remote import open_bucket, open_web
+from spahgc.urls import how_to_give, scheme_with_password
 
 _ARCHIVE = ".zip"
 
@@ -21,6 +22,7 @@ def open_location(where: str | Path) -> Location:
         If it is empty, a URL of another kind, or an archive that is not there or is none.
     """
     text = str(where)
+    refuse_passwords(text)
     if not text:
         raise StoreError("no place is named; name a folder, s3://bucket/name, https://… or a .zip")
     if not text.endswith("://"):
@@ -29,6 +31,18 @@ def open_location(where: str | Path) -> Location:
         parent, name = _split(text)
         return ArchiveLocation(_open_place(parent), name, where=text)
     return _open_place(text)
+
+
+def refuse_passwords(text: str) -> None:
+    """Refuse a URL that holds a user or a password, without repeating it.
+
+    Raises
+    ------
+    StoreError
+        If it is one.
+    """
+    if (scheme := scheme_with_password(text)) is not None:
+        raise StoreError(how_to_give(scheme))
 
 
 def is_remote(where: str) -> bool:
@@ -47,7 +61,10 @@ def _split(text: str) -> tuple[str, str]:
 def _open_place(text: str) -> Location:
     if not is_remote(text):
         return FolderLocation(Path(text))
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise StoreError(f"{text} is no URL: {error}") from None
     if parts.query or parts.fragment:
         raise StoreError(f"{text}: a URL with '?' or '#' names no folder of files")
     match parts.scheme:

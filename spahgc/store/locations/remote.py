@@ -1,6 +1,6 @@
 """A store in a bucket or on a web server, read and written through obstore."""
 
-import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -21,14 +21,29 @@ from obstore.exceptions import (
 )
 from obstore.store import HTTPStore, ObjectStore, S3Store
 
-from spahgc.errors import DamagedStoreError, StoreError
+from spahgc.errors import StoreError
 from spahgc.store import layout
+from spahgc.store.locations.credentials import REMEDY, bucket_settings, web_headers
 from spahgc.store.locations.location import Found, Location, check_key
 
 Result = TypeVar("Result")
 
 PATIENCE: Final = 12.0
 """Seconds after its first try in which a request that failed is tried again."""
+
+LARGEST_PUT: Final = 2**30
+"""Bytes that are put in one request; S3 takes 5 GiB, slow networks not so many in one answer."""
+
+PART: Final = 2**26
+"""Bytes of a part of a larger file."""
+
+_MOST_PARTS: Final = 10_000
+"""That S3 puts together."""
+
+_NO_CREDENTIALS: Final = re.compile(
+    r"latest/(api/token|meta-data)|Missing (SecretAccessKey|AccessKeyId)|credential"
+)
+"""In obstore's errors where nothing can be signed."""
 
 PARALLEL: Final = 8
 """Requests under way at once where many files are asked for."""
@@ -124,17 +139,24 @@ class RemoteLocation(Location):
     def put(self, key: str, content: bytes) -> None:
         """Write one file whole, in the place of what was there."""
         self._check_writable(key)
-        self._ask(key, lambda: obstore.put(self.objects, key, content, use_multipart=False))
+        self._ask(key, lambda: self._put(key, content))
 
     def put_if_absent(self, key: str, content: bytes) -> bool:
         """Write one file whole unless there is another of that key; tell whether it is there.
 
         True also where the very same bytes were there: an answer that got lost makes a request
-        meet its own work.
+        meet its own work. A file larger than `LARGEST_PUT` goes in parts, which S3 puts together
+        without a condition: it is looked for before, and who puts one at the same moment must put
+        the same bytes. Those that large are named by their digest or lie below a claim, so they do.
         """
         self._check_writable(key)
 
         def ask() -> bool:
+            if len(content) > LARGEST_PUT:
+                if self.size(key) is not None:
+                    return self._holds(key, content)
+                self._put(key, content)
+                return True
             try:
                 obstore.put(self.objects, key, content, mode="create", use_multipart=False)
             except (AlreadyExistsError, PreconditionError):
@@ -143,9 +165,23 @@ class RemoteLocation(Location):
 
         return self._ask(key, ask)
 
+    def _put(self, key: str, content: bytes) -> None:
+        if len(content) <= LARGEST_PUT:
+            obstore.put(self.objects, key, content, use_multipart=False)
+        else:
+            part = max(PART, -(-len(content) // _MOST_PARTS))
+            obstore.put(self.objects, key, content, use_multipart=True, chunk_size=part)
+
     def _holds(self, key: str, content: bytes) -> bool:
         try:
-            return bytes(obstore.get(self.objects, key).bytes()) == content
+            size = int(obstore.head(self.objects, key)["size"])
+            return size == len(content) and all(
+                bytes(
+                    obstore.get_range(self.objects, key, start=start, end=min(start + PART, size))
+                )
+                == content[start : start + PART]
+                for start in range(0, size, PART)
+            )
         except (NotFoundError, FileNotFoundError):
             # some services refuse a second writer before the first one's file can be seen
             raise GenericError(f"{key} is there and not there") from None
@@ -161,8 +197,9 @@ class RemoteLocation(Location):
     def keeps_put_if_absent(self) -> bool:
         """Try out whether of two writers of one key only the first succeeds."""
         probe = f"staging/probe-{uuid.uuid4().hex}"
+        is_first = self.put_if_absent(probe, b"1")
         try:
-            return self.put_if_absent(probe, b"1") and not self.put_if_absent(probe, b"2")
+            return is_first and not self.put_if_absent(probe, b"2")
         finally:
             self.delete([probe])
 
@@ -184,16 +221,25 @@ class RemoteLocation(Location):
         while True:
             try:
                 return request()
-            except (NotFoundError, FileNotFoundError):
+            except (NotFoundError, FileNotFoundError) as error:
+                self._refuse_no_bucket(error)
                 raise FileNotFoundError(f"{self.where}/{key}") from None
             except (PermissionDeniedError, UnauthenticatedError) as error:
                 raise StoreError(
-                    f"{self.where}/{key}: access is denied ({_first_line(error)}); credentials "
-                    "come from the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                    f"{self.where}/{key}: access is denied ({_reason(error)}); {self._remedy}"
                 ) from None
-            except DamagedStoreError:
+            except StoreError:
                 raise
             except (BaseError, OSError) as error:
+                self._refuse_no_bucket(error)
+                if "AccessDenied" in str(error):  # of an answer about many files
+                    raise StoreError(
+                        f"{self.where}/{key}: access is denied; {self._remedy}"
+                    ) from None
+                if _NO_CREDENTIALS.search(_first_line(error)):
+                    raise StoreError(
+                        f"{self.where}: no credentials are found ({_reason(error)}); {self._remedy}"
+                    ) from None
                 if time.monotonic() > last_try:
                     raise StoreError(
                         f"{self.where}/{key} cannot be reached: {_first_line(error)}"
@@ -201,44 +247,48 @@ class RemoteLocation(Location):
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
 
+    def _refuse_no_bucket(self, error: Exception) -> None:
+        if "<Code>NoSuchBucket</Code>" in str(error):
+            raise StoreError(
+                f"{self.where}: there is no bucket of that name; make it first, or name another"
+            ) from None
+
+    @property
+    def _remedy(self) -> str:
+        if self.where.startswith("s3://"):
+            return REMEDY
+        return "a user and password for the server are read from ~/.netrc"
+
 
 def open_bucket(url: str) -> RemoteLocation:
-    """Open ``s3://bucket/prefix``, with what ``AWS_…`` variables say of endpoint and rights."""
+    """Open ``s3://bucket/prefix``; see `spahgc.store.locations.credentials.bucket_settings`."""
     parts = urlsplit(url)
     prefix = parts.path.strip("/")
     if not parts.netloc:
         raise StoreError(f"{url} names no bucket; write s3://bucket/name.zarr")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    settings: dict[str, Any] = {} if endpoint is None else {"endpoint": endpoint}
-    if "AWS_REGION" not in os.environ and "AWS_DEFAULT_REGION" not in os.environ:
-        settings["region"] = "us-east-1"
-    if not any(name in os.environ for name in _SIGNING):
-        settings["skip_signature"] = True  # a public bucket
-    is_plain = endpoint is not None and endpoint.startswith("http://")
-    objects = S3Store(
-        parts.netloc,
-        prefix=prefix or None,
-        **settings,
-        client_options=_client_options(is_plain=is_plain),
-        retry_config=_RETRIES,
-    )
+    settings = bucket_settings(url)
+    is_plain = settings.get("endpoint", "").startswith("http://")
+    try:
+        objects = S3Store(
+            parts.netloc,
+            prefix=prefix or None,
+            **settings,
+            client_options=_client_options(is_plain=is_plain),
+            retry_config=_RETRIES,
+        )
+    except BaseError as error:
+        raise StoreError(f"{url} cannot be opened: {_reason(error)}; {REMEDY}") from None
     return RemoteLocation(url, objects, is_writable=True)
-
-
-_SIGNING = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-)
 
 
 def open_web(url: str) -> RemoteLocation:
     """Open a folder of a web server."""
-    is_plain = url.startswith("http://")
+    options = _client_options(is_plain=url.startswith("http://"))
+    if headers := web_headers(url):
+        options["default_headers"] = headers
     objects = HTTPStore.from_url(
         url,
-        client_options=_client_options(is_plain=is_plain),
+        client_options=options,
         retry_config=_RETRIES,
     )
     return RemoteLocation(url, objects, is_writable=False)
@@ -246,6 +296,15 @@ def open_web(url: str) -> RemoteLocation:
 
 def _client_options(*, is_plain: bool) -> Any:  # noqa: ANN401  obstore names the type in a stub
     return {**_REQUEST, "allow_http": is_plain}
+
+
+def _reason(error: Exception) -> str:
+    """Give what a server says in a word, and nothing of what it was asked."""
+    text = str(error).partition("\nDebug source:")[0]
+    for pattern in (r"<Code>\s*(\w+)\s*</Code>", r"status code: (\d+ \w+)", r"(Missing \w+)"):
+        if (found := re.search(pattern, text)) is not None:
+            return found[1]
+    return _first_line(error)
 
 
 def _first_line(error: Exception) -> str:
