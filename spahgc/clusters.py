@@ -1,11 +1,13 @@
 """Dask's workers: processes of this machine's, or those of a cluster that runs already."""
 
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, TypeVar
 
 from spahgc.allocator import KEPT_BY_A_CHILD
 from spahgc.errors import WorkerError
@@ -13,6 +15,19 @@ from spahgc.urls import how_to_give, scheme_with_password
 
 _ENVIRONMENT: Final = "distributed.nanny.pre-spawn-environ"
 """Dask's setting of what a worker finds in its environment; the user's own comes first."""
+
+Task = TypeVar("Task")
+
+AHEAD: Final = 2
+"""Tasks per worker that are with the scheduler at a time."""
+
+GPU: Final = "GPU"
+"""Resource by which workers say that they have one, as ``dask worker --resources GPU=1`` does."""
+
+_VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+
+_LOOK: Final = 1.0
+"""Seconds after which the workers are counted again, where no task has been finished."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +42,7 @@ class Cluster:
 
 
 @contextmanager
-def connected(cluster: Cluster, *, deaths: int) -> Iterator[Any]:
+def connected(cluster: Cluster, *, deaths: int, gpu_each: bool = False) -> Iterator[Any]:
     """Start the workers that are to be started, and give Dask's client of all of them.
 
     Workers started here keep the memory that they free, where the user's ``MALLOC_…`` say nothing
@@ -39,6 +54,8 @@ def connected(cluster: Cluster, *, deaths: int) -> Iterator[Any]:
         Where they are.
     deaths
         Workers that may die over one task before it counts as failed.
+    gpu_each
+        Whether each worker started here shall see one of this machine's GPUs alone, in turn.
 
     Raises
     ------
@@ -52,10 +69,59 @@ def connected(cluster: Cluster, *, deaths: int) -> Iterator[Any]:
     settings |= {f"{_ENVIRONMENT}.{name}": value for name, value in KEPT_BY_A_CHILD.items()}
     with dask.config.set(settings), ExitStack() as stack:
         if cluster.scheduler is None:
-            client = Client(stack.enter_context(_started(cluster.workers)))
+            started = _started(cluster.workers, gpus=_visible_gpus() if gpu_each else [])
+            client = Client(stack.enter_context(started))
         else:
             client = _client_of(cluster.scheduler)
         yield stack.enter_context(client)
+
+
+def run_ahead(
+    client: Any,  # noqa: ANN401  dask has no types
+    call: Callable[..., Any],
+    tasks: Iterable[Task],
+    *arguments: Any,  # noqa: ANN401  of any call
+    on_gpu: bool,
+) -> Iterator[tuple[Task, Any]]:
+    """Have workers do tasks, and give each with its future once it is done or failed.
+
+    `AHEAD` tasks per worker are with the scheduler at a time: per worker that is there then, since
+    those of a queue join one by one, and leave when their time is over.
+
+    Parameters
+    ----------
+    client
+        Dask's.
+    call
+        What a worker does with a task.
+    tasks
+        Taken from as workers get free.
+    arguments
+        Of every call, after the task.
+    on_gpu
+        Whether a task wants a GPU: where workers declare the resource `GPU`, only they get any, and
+        one at a time for each that they declare.
+    """
+    from distributed import wait
+
+    waiting = iter(tasks)
+    running: dict[Any, Task] = {}
+    while True:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        with_gpu = [worker for worker in workers if on_gpu and worker["resources"].get(GPU)]
+        needed = {GPU: 1} if with_gpu else None
+        room = AHEAD * max(1, len(with_gpu or workers)) - len(running)
+        for task in islice(waiting, max(0, room)):
+            future = client.submit(call, task, *arguments, pure=False, resources=needed)
+            running[future] = task
+        if not running:
+            return
+        try:
+            done = wait(list(running), timeout=_LOOK, return_when="FIRST_COMPLETED").done
+        except TimeoutError:
+            continue
+        for future in done:
+            yield running.pop(future), future
 
 
 def result_of(future: Any, *, of: str, then: str) -> Any:  # noqa: ANN401  dask has no types
@@ -107,7 +173,15 @@ def _client_of(scheduler: str) -> Any:  # noqa: ANN401  dask has no types
         ) from error
 
 
-def _started(n_workers: int) -> Any:  # noqa: ANN401  dask has no types
+def _visible_gpus() -> list[str]:
+    """Name this machine's GPUs that this process sees, as `_VISIBLE` does."""
+    import torch
+
+    named = [gpu for gpu in os.environ.get(_VISIBLE, "").split(",") if gpu]
+    return named or [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _started(n_workers: int, *, gpus: list[str]) -> Any:  # noqa: ANN401  dask has no types
     from distributed import LocalCluster
 
     dashboard = "127.0.0.1:0"  # any free port, and not for the neighbours
@@ -115,9 +189,24 @@ def _started(n_workers: int) -> Any:  # noqa: ANN401  dask has no types
         from dask_cuda import LocalCUDACluster
 
         return LocalCUDACluster(n_workers=n_workers, dashboard_address=dashboard)
-    return LocalCluster(
-        n_workers=n_workers,
-        threads_per_worker=1,
-        dashboard_address=dashboard,
-        silence_logs=logging.ERROR,
-    )
+
+    how = {
+        "threads_per_worker": 1,
+        "dashboard_address": dashboard,
+        "silence_logs": logging.ERROR,
+    }
+    if len(gpus) < 2:
+        return LocalCluster(n_workers=n_workers, **how)
+
+    class Workers(LocalCluster):
+        """Processes that see one GPU each."""
+
+        def new_worker_spec(self) -> Mapping[Any, Any]:
+            ((number, spec),) = super().new_worker_spec().items()
+            options = spec["options"]
+            environment = {**options.get("env", {}), _VISIBLE: gpus[number % len(gpus)]}
+            return {number: {**spec, "options": {**options, "env": environment}}}
+
+    cluster = Workers(n_workers=0, **how)
+    cluster.scale(n_workers)
+    return cluster

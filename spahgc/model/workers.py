@@ -1,9 +1,9 @@
 """Judge several tasks at once on Dask: one task = one model on one fold."""
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
-from spahgc.clusters import Cluster, connected, result_of
+from spahgc.clusters import Cluster, connected, result_of, run_ahead
 from spahgc.model.evaluation import Task, judge
 from spahgc.model.judged import Judged
 from spahgc.store.cohort import Cohort, open_cohort
@@ -34,14 +34,22 @@ def judge_on_dask(
     WorkerError
         If the scheduler cannot be reached, or workers died over one task.
     """
-    with connected(Cluster(workers=workers, scheduler=scheduler), deaths=DEATHS) as client:
-        where, commit = cohort.where, cohort.commit.number
-        running = [client.submit(_judge, where, commit, task, pure=False) for task in tasks]
-        for place, future in enumerate(running):
-            judged: Judged = result_of(future, of="model", then=" and go on with `--resume`")
-            running[place] = None  # the cluster may forget it
-            yield judged
+    devices = {task.config.training.device for task in tasks}
+    gpu_each, on_gpu = devices <= {"auto", "cuda"}, not devices <= {"cpu", "mps"}
+    cluster = Cluster(workers=workers, scheduler=scheduler)
+    with connected(cluster, deaths=DEATHS, gpu_each=gpu_each) as client:
+        place = (cohort.where, cohort.commit.number)
+        waiting: dict[int, Any] = {}
+        following = 0
+        numbered = enumerate(tasks)
+        for (number, _), future in run_ahead(client, _judge, numbered, *place, on_gpu=on_gpu):
+            waiting[number] = future
+            while following in waiting:
+                done = waiting.pop(following)  # the cluster may forget it then
+                judged: Judged = result_of(done, of="model", then=" and go on with `--resume`")
+                following += 1
+                yield judged
 
 
-def _judge(where: str, commit: int, task: Task) -> Judged:
-    return judge(open_cohort(where, commit=commit), task)
+def _judge(numbered: tuple[int, Task], where: str, commit: int) -> Judged:
+    return judge(open_cohort(where, commit=commit), numbered[1])

@@ -4,7 +4,10 @@ import os
 import signal
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -118,16 +121,30 @@ def test_a_scheduler_that_is_not_there_is_one_line(store, tiny, monkeypatch):
         embed_slides(store.path, config=tiny, cluster=Cluster(scheduler="tcp://127.0.0.1:9"))
 
 
-def test_workers_take_the_gpus_of_a_machine_in_turn(monkeypatch, tiny):
-    import distributed
+@pytest.mark.parametrize(
+    ("device", "gpu_each", "on_gpu"),
+    [
+        ("auto", True, True),
+        ("cuda", True, True),
+        ("cuda:1", False, True),
+        ("cpu", False, False),
+    ],
+)
+def test_shards_ask_for_the_gpus_that_their_device_is_one_of(
+    monkeypatch, tiny, device, gpu_each, on_gpu
+):
+    """Workers that each see one GPU have no ``cuda:1``."""
+    asked = {}
+    monkeypatch.setattr(cluster, "connected", partial(remember, asked))
+    monkeypatch.setattr(cluster, "run_ahead", lambda *_, **how: asked.update(how) or iter(()))
+    task = shards.ShardTask(
+        store="", slide="", rows=drafts.RowRange(0, 1), config=replace(tiny, device=device)
+    )
+    assert list(cluster.embed_on_dask(Cluster(), [task], shards.ignore, tell=shards.ignore)) == []
+    assert (asked["gpu_each"], asked["on_gpu"]) == (gpu_each, on_gpu)
 
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    task = shards.ShardTask(store="", slide="", rows=drafts.RowRange(0, 1), config=tiny)
-    devices = []
-    for number in range(3):
-        worker = type("Worker", (), {"name": number})
-        monkeypatch.setattr(distributed, "get_worker", lambda worker=worker: worker)
-        devices.append(cluster._on_own_device(task).config.device)
-    assert devices == ["cuda:0", "cuda:1", "cuda:0"]
-    fixed = replace(task, config=replace(tiny, device="cpu"))
-    assert cluster._on_own_device(fixed) == fixed
+
+@contextmanager
+def remember(asked, *_, **how):
+    asked.update(how)
+    yield SimpleNamespace(dashboard_link="")
