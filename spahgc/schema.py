@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 Platform: TypeAlias = Literal["st", "visium", "image", "h5ad", "hest"]
+Lattice: TypeAlias = Literal["square", "hexagonal", "staggered"]
+"""How spots are laid: in rows and columns; each amid six; or each amid four diagonal ones, as on
+the 2k array of legacy Spatial Transcriptomics, rows a little farther apart than columns."""
 
 TARGET: Final = "target"
 REFERENCE: Final = "reference"
@@ -97,7 +100,10 @@ class Slide:
     """Width of a spot, in µm."""
 
     pitch_um: float | None = None
-    """Distance between neighbouring spot centers, in µm."""
+    """Distance between neighbouring spot centers, in µm: diagonal ones on a staggered lattice."""
+
+    lattice: Lattice | None = None
+    """How the spots are laid; None where nothing tells."""
 
     patient: str | None = None
     """None means unknown; two unknown patients are never assumed to differ."""

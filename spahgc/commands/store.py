@@ -99,7 +99,12 @@ def store_show(slide: str, store: str, *, as_json: bool) -> None:  # noqa: ARG00
         for name in stored.entry.encoders
     }
     place = {"group": stored.entry.group, "n_bytes": stored.entry.n_bytes}
-    click.echo(json.dumps({**stored.record, **place, "embeddings": embeddings}, indent=1))
+    click.echo(
+        json.dumps(
+            {"lattice": stored.lattice, **stored.record, **place, "embeddings": embeddings},
+            indent=1,
+        )
+    )
 
 
 @store_group.command("verify")

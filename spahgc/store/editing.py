@@ -18,7 +18,7 @@ LICENCE: Final = "licence"
 MEASURED: Final = frozenset(
     [
         *("slide", "platform", "microns_per_pixel", "microns_per_pixel_sources"),
-        *("spot_diameter_um", "pitch_um", "findings", "made_by", "made_at"),
+        *("spot_diameter_um", "pitch_um", "lattice", "findings", "made_by", "made_at"),
         *("group", "n_bytes", "embeddings"),
     ]
 )

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import anndata
 import numpy as np
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spahgc.errors import DamagedStoreError, MismatchError, MissingError
-from spahgc.schema import Thumbnail
+from spahgc.lattices import fit_lattice, recognise_lattice
+from spahgc.schema import Lattice, Thumbnail
 from spahgc.store import layout
 from spahgc.store.commits import Store
 from spahgc.store.committed import open_array, open_group, read_array
@@ -115,6 +116,31 @@ class StoredSlide:
     def spot_names(self) -> pd.Index:
         """S barcodes or spot ids: the index of `spots`, read without the rest."""
         return self._read_names(layout.OBS)
+
+    @cached_property
+    def array(self) -> NDArray[np.int64] | None:
+        """(S, 2) ``array_col``, ``array_row`` of each spot; None where there are none."""
+        return array_of(self.spots)
+
+    @cached_property
+    def lattice(self) -> Lattice | None:
+        """How the spots are laid: as recorded, or recognised where the store is older than that."""
+        recorded = self.record.get("lattice")
+        if recorded in get_args(Lattice):
+            return recorded
+        if self.array is None:
+            return None
+        array_S2 = self.array.astype(np.float64)
+        fit = fit_lattice(array_S2, self.centers)
+        return None if fit is None else recognise_lattice(array_S2, fit)
+
+    @property
+    def is_scaled_wrong(self) -> bool:
+        """Whether a version that knew no 2k array took its pixel size wrong by half."""
+        is_old = self.entry.platform == "st" and "lattice" not in self.record
+        sources = self.record.get("microns_per_pixel_sources")
+        is_by_pitch = isinstance(sources, dict) and next(iter(sources), None) == "pitch"
+        return is_old and is_by_pitch and self.lattice == "staggered"
 
     @cached_property
     def genes(self) -> pd.DataFrame:
@@ -264,3 +290,15 @@ def digest_names(names: pd.Index) -> str:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def array_of(spots: pd.DataFrame) -> NDArray[np.int64] | None:
+    """Give (S, 2) ``array_col``, ``array_row`` of spots; None where these are no whole numbers."""
+    names = ["array_col", "array_row"]
+    if not set(names) <= set(spots.columns):
+        return None
+    if not all(pd.api.types.is_integer_dtype(spots[name]) for name in names):
+        return None
+    if spots[names].isna().any(axis=None):
+        return None
+    return spots[names].to_numpy(np.int64)

@@ -182,6 +182,7 @@ def _record(slide: Slide, made_by: str) -> dict[str, Any]:
         record["image"] |= _identify(slide.image.path)
     return {
         **record,
+        "lattice": slide.lattice,  # no part of its digest: files of older stores are the same
         "findings": [asdict(finding) for finding in slide.findings],
         "made_by": made_by,
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),

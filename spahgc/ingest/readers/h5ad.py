@@ -8,7 +8,7 @@ from spahgc.ingest.images import open_image
 from spahgc.ingest.readers.genes import DuplicateRule
 from spahgc.ingest.readers.h5ad_table import SpotTable, read_spot_table
 from spahgc.ingest.readers.overlay import check_overlay, thumbnails
-from spahgc.ingest.readers.scales import agreed_scales, lattice_scale
+from spahgc.ingest.readers.scales import agreed_scales, lattice_of, lattice_scale
 from spahgc.schema import Finding, Slide
 
 _SCALED_SPOT_UM: Final = 65.0  # what spot_diameter_fullres is documented to measure
@@ -90,6 +90,7 @@ def read_h5ad_slide(
             microns_per_pixel_sources=scales,
             spot_diameter_um=spot_diameter_um or said.spot_diameter_um,
             pitch_um=pitch_um,
+            lattice=lattice_of(table.spots, table.centers),
             patient=patient or said.patient,
             section=said.section,
             tissue=said.tissue,

@@ -22,7 +22,12 @@ from spahgc.ingest.images import open_image
 from spahgc.ingest.readers.genes import DuplicateRule
 from spahgc.ingest.readers.h5ad_table import SpotTable, read_spot_table
 from spahgc.ingest.readers.overlay import check_overlay, thumbnails
-from spahgc.ingest.readers.scales import agreed_scales, lattice_scale
+from spahgc.ingest.readers.scales import (
+    STAGGERED_PITCH_UM,
+    agreed_scales,
+    lattice_of,
+    lattice_scale,
+)
 from spahgc.ingest.readers.unpacking import MIB, check_folder, read_bytes
 from spahgc.ingest.slide_image import SlideImage
 from spahgc.schema import Finding, Slide
@@ -43,6 +48,7 @@ _TECHNOLOGIES: Final = {
     "visium": _Technology(100.0, 55.0),
     "spatial transcriptomics": _Technology(200.0, 100.0),
 }
+_SECOND_ARRAY: Final = _Technology(STAGGERED_PITCH_UM, 110.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +151,7 @@ def read_hest(
             microns_per_pixel_sources=scales,
             spot_diameter_um=array.spot_diameter_um,
             pitch_um=array.pitch_um,
+            lattice=lattice_of(table.spots, table.centers),
             patient=patient or _text(facts, "patient"),
             tissue=tissue or None,
             image=None if image is None else image.file,
@@ -223,6 +230,8 @@ def _checked_array(
     findings: list[Finding],
 ) -> _Array:
     known = _TECHNOLOGIES.get((_text(facts, "st_technology") or "").lower())
+    if known is not None and lattice_of(table.spots, table.centers) == "staggered":
+        known = _SECOND_ARRAY
     pitch_um = _number(facts, _PITCH) or (known and known.pitch_um)
     diameter_um = _number(facts, "spot_diameter") or (known and known.spot_diameter_um)
     scale, pitch_um = lattice_scale(files.name, table.spots, table.centers, pitch_um, findings)

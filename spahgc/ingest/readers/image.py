@@ -89,6 +89,7 @@ def read_image_slide(
             microns_per_pixel=scale,
             microns_per_pixel_sources=sources,
             pitch_um=pitch_um,
+            lattice="hexagonal" if lattice == "hex" else "square",
             patient=patient,
             image=image.file,
             thumbnails=thumbnails(image),

@@ -14,14 +14,21 @@ from spahgc.errors import SlideFormatError
 from spahgc.ingest.readers.lattice import (
     check_lattice,
     fit_lattice,
-    guess_shape,
-    hexagonal_microns_per_pixel,
-    square_microns_per_pixel,
+    microns_per_pixel_of,
+    recognise_lattice,
 )
-from spahgc.schema import Finding
+from spahgc.schema import Finding, Lattice
 
 HEXAGONAL_PITCH_UM: Final = 100.0
 """Of Visium, the only hexagonal array."""
+
+STAGGERED_PITCH_UM: Final = 150.0
+"""Of the 2k array of legacy Spatial Transcriptomics, between diagonal neighbours, as published."""
+
+_PITCHES_UM: Final[dict[Lattice, float]] = {
+    "hexagonal": HEXAGONAL_PITCH_UM,
+    "staggered": STAGGERED_PITCH_UM,
+}
 
 SCALES_DIFFER: Final = 0.05
 """Estimates that differ by more are a warning."""
@@ -103,7 +110,8 @@ def lattice_scale(
         (S, 2) x, y in pixels.
     pitch_um
         Distance between neighbouring spots, in µm; None takes 100 µm on a hexagonal lattice,
-        which only Visium has, and leaves it open on a square one.
+        which only Visium has, 150 µm on a staggered one, which only the 2k array has, and leaves
+        it open on a square one.
     findings
         Gets how the lattice lies.
 
@@ -117,23 +125,34 @@ def lattice_scale(
     SlideFormatError
         If the spots do not lie on a lattice.
     """
-    if not {"array_row", "array_col"} <= set(spots.columns):
+    array_S2 = _array_of(spots)
+    if array_S2 is None:
         text = "no array_row and array_col: whether coordinates fit the array was not checked"
         findings.append(Finding(kind="warning", text=text))
         return None, pitch_um
-    array_S2 = spots[["array_col", "array_row"]].to_numpy(np.float64)
     fit = fit_lattice(array_S2, centers_S2)
     if fit is None:
         text = "fewer than three spots, or all in one line: the pitch cannot be told"
         findings.append(Finding(kind="warning", text=text))
         return None, pitch_um
-    shape = guess_shape(fit, array_S2)
+    shape = recognise_lattice(array_S2, fit)
     findings.extend(check_lattice(fit, name=name, shape=shape))
-    if shape == "hexagonal":
-        pitch_um = pitch_um or HEXAGONAL_PITCH_UM
-        return hexagonal_microns_per_pixel(fit, pitch_um), pitch_um
+    pitch_um = pitch_um or _PITCHES_UM.get(shape)
     if pitch_um is None:
         text = "how far apart spots of a square lattice lie is not known; give --pitch-um"
         findings.append(Finding(kind="warning", text=text))
         return None, None
-    return square_microns_per_pixel(fit, pitch_um), pitch_um
+    return microns_per_pixel_of(fit, shape, pitch_um), pitch_um
+
+
+def lattice_of(spots: pd.DataFrame, centers_S2: NDArray[np.float64]) -> Lattice | None:
+    """Recognise the lattice of spots whose platform does not tell it; None where nothing does."""
+    array_S2 = _array_of(spots)
+    fit = None if array_S2 is None else fit_lattice(array_S2, centers_S2)
+    return None if array_S2 is None or fit is None else recognise_lattice(array_S2, fit)
+
+
+def _array_of(spots: pd.DataFrame) -> NDArray[np.float64] | None:
+    if not {"array_row", "array_col"} <= set(spots.columns):
+        return None
+    return spots[["array_col", "array_row"]].to_numpy(np.float64)

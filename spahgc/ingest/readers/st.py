@@ -7,13 +7,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, TypeAlias, TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from spahgc.errors import SlideFormatError, SpahgcError
+from spahgc.errors import SpahgcError
 from spahgc.ingest.images import open_image
 from spahgc.ingest.readers.genes import (
     DuplicateRule,
@@ -21,10 +21,11 @@ from spahgc.ingest.readers.genes import (
     resolve_duplicates,
     strip_versions,
 )
-from spahgc.ingest.readers.lattice import square_microns_per_pixel
+from spahgc.ingest.readers.lattice import LatticeFit, fit_lattice
 from spahgc.ingest.readers.overlay import check_overlay, thumbnails
 from spahgc.ingest.readers.problems import attempt, raise_together
 from spahgc.ingest.readers.scales import agreed_scales
+from spahgc.ingest.readers.st_arrays import PRESETS, Preset, StArray, array_scales, find_array
 from spahgc.ingest.readers.st_joining import add_labels, join, place_on_lattice
 from spahgc.ingest.readers.st_layouts import StFiles, find_sections
 from spahgc.ingest.readers.st_tables import PIXELS, StCounts, read_counts, read_labels, read_spots
@@ -33,24 +34,7 @@ from spahgc.schema import Finding, Slide
 
 __all__ = ["PRESETS", "Preset", "StArray", "StFiles", "find_sections", "read_st"]
 
-Preset: TypeAlias = Literal["her2st", "cscc"]
 _T = TypeVar("_T")
-
-
-class StArray(NamedTuple):
-    """Measures of a printed array."""
-
-    pitch_um: float
-    """Distance between neighbouring spots, in µm."""
-
-    spot_diameter_um: float | None
-    """Width of a spot, in µm; None means unknown."""
-
-
-PRESETS: Final[dict[Preset, StArray]] = {
-    "her2st": StArray(200.0, 100.0),
-    "cscc": StArray(150.0, 110.0),  # as its users take it; nothing in GSE144240 confirms it
-}
 
 
 class _Parts(NamedTuple):
@@ -75,10 +59,11 @@ def read_st(
     Parameters
     ----------
     pitch_um
-        Distance between neighbouring spots, in µm; tells the pixel size. None takes the
-        preset's, or that of the layout where it is known: 200 µm.
+        Distance between neighbouring spots, diagonal ones on a 2k array, in µm; tells the pixel
+        size. None takes the preset's, or that of the array: 200 µm on 1k, 150 µm on 2k arrays.
     preset
-        Measures of the array; ``her2st`` for 1k arrays, ``cscc`` for GSE144240.
+        Measures of the array; ``her2st`` for 1k arrays, ``cscc`` for the 2k array of GSE144240.
+        None tells them apart by the spots' ids.
     patient
         Goes before the one in ``files``.
     microns_per_pixel
@@ -93,13 +78,12 @@ def read_st(
     ------
     SlideFormatError
         If a table is not what it should be, the tables share no spot, the spots do not fit
-        the image, or the pitch is not known. Several problems come in one line.
+        the image, or the array is not the one stated. Several problems come in one line.
     ImageError
         If the image cannot be read.
     """
     patient = patient or files.patient
     findings = _file_findings(files)
-    array = _array(files, pitch_um, preset, findings)
     parts = _read_parts(files)
     with parts.image or nullcontext():
         spots, counts = join(
@@ -107,15 +91,18 @@ def read_st(
         )
         resolved = _resolved(counts, parts.counts.genes, duplicate_genes, findings)
         spots = add_labels(spots, parts.labels, findings)
-        spots, fit = place_on_lattice(files.name, spots, findings)
+        fit = _fit(spots)
+        array = find_array(
+            files, _known_ids(parts), fit, findings, pitch_um=pitch_um, preset=preset
+        )
+        spots = place_on_lattice(files.name, spots, fit, array.lattice, findings)
         centers_S2 = spots[PIXELS].to_numpy(np.float64)
-        sources = {"stated": microns_per_pixel, "pitch": None, "image": None}
-        if fit is not None:
-            sources["pitch"] = square_microns_per_pixel(fit, array.pitch_um)
+        scales = array_scales(array, fit, findings)
+        sources = {"stated": microns_per_pixel, **scales, "image": None}
         if parts.image is not None:
             check_overlay(files.name, centers_S2, parts.image, findings)
             sources["image"] = parts.image.microns_per_pixel
-        scales = agreed_scales(files.name, sources, findings)
+        known = agreed_scales(files.name, sources, findings)
         return Slide(
             name=files.name,
             platform="st",
@@ -123,10 +110,11 @@ def read_st(
             centers=centers_S2,
             counts=resolved.counts,
             genes=resolved.genes,
-            microns_per_pixel=next(iter(scales.values()), None),
-            microns_per_pixel_sources=scales,
-            spot_diameter_um=array.spot_diameter_um,
-            pitch_um=array.pitch_um,
+            microns_per_pixel=next(iter(known.values()), None),
+            microns_per_pixel_sources=known,
+            spot_diameter_um=array.measures.spot_diameter_um,
+            pitch_um=array.measures.pitch_um,
+            lattice=array.lattice,
             patient=patient,
             section=_section(files.name, patient),
             image=None if parts.image is None else parts.image.file,
@@ -148,25 +136,14 @@ def _file_findings(files: StFiles) -> list[Finding]:
     return found
 
 
-def _array(
-    files: StFiles, pitch_um: float | None, preset: Preset | None, findings: list[Finding]
-) -> StArray:
-    is_confirmed = files.layout != "cscc"
-    if preset is None and pitch_um is None and not is_confirmed:
-        raise SlideFormatError(
-            f"{files.name}: how far apart the spots of the cSCC study (GSE144240) lie is not "
-            "confirmed, expected to be told: give --pitch-um, or --preset cscc for "
-            f"{PRESETS['cscc'].pitch_um:g} µm"
-        )
-    if preset is None and pitch_um is not None:
-        return StArray(pitch_um, PRESETS["her2st"].spot_diameter_um if is_confirmed else None)
-    array = PRESETS[preset or "her2st"]
-    if pitch_um is not None:
-        return array._replace(pitch_um=pitch_um)
-    source = f"taken from the preset {preset}" if preset else "as on 1k arrays"
-    text = f"spots {array.pitch_um:g} µm apart, {source}"
-    findings.append(Finding(kind="inferred", text=text))
-    return array
+def _fit(spots: pd.DataFrame) -> LatticeFit | None:
+    array_S2 = spots[["array_col", "array_row"]].to_numpy(np.float64)
+    return fit_lattice(array_S2, spots[PIXELS].to_numpy(np.float64))
+
+
+def _known_ids(parts: _Parts) -> pd.Index:
+    counted = parts.counts.written.index
+    return counted if parts.spots is None else counted.append(parts.spots.index)
 
 
 def _read_parts(files: StFiles) -> _Parts:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spahgc.errors import SlideFormatError
-from spahgc.ingest.readers.lattice import LatticeFit, check_lattice, fit_lattice
+from spahgc.ingest.readers.lattice import LatticeFit, check_lattice
 from spahgc.ingest.readers.st_layouts import StFiles
 from spahgc.ingest.readers.st_tables import PIXELS, StCounts, array_of
-from spahgc.schema import Finding
+from spahgc.schema import Finding, Lattice
 
 
 def join(
@@ -71,9 +71,13 @@ def join(
 
 
 def place_on_lattice(
-    name: str, spots: pd.DataFrame, findings: list[Finding]
-) -> tuple[pd.DataFrame, LatticeFit | None]:
-    """Fit the array to the image, and place background spots that have no pixels by it.
+    name: str,
+    spots: pd.DataFrame,
+    fit: LatticeFit | None,
+    lattice: Lattice,
+    findings: list[Finding],
+) -> pd.DataFrame:
+    """Check how the array lies in the image, and place background spots without pixels by it.
 
     Parameters
     ----------
@@ -81,6 +85,10 @@ def place_on_lattice(
         Of the slide, for the messages.
     spots
         As `join` returns them.
+    fit
+        The array in the image; None where it cannot be told.
+    lattice
+        Which one it must be.
     findings
         Gets how the lattice lies, and how many spots have no place.
 
@@ -91,9 +99,8 @@ def place_on_lattice(
     """
     array_S2 = spots[["array_col", "array_row"]].to_numpy(np.float64)
     pixels_S2 = spots[PIXELS].to_numpy(np.float64)
-    fit = fit_lattice(array_S2, pixels_S2)
     is_lost_S = np.isnan(pixels_S2).any(axis=1)
-    checks = [] if fit is None else check_lattice(fit, name=name, shape="square")
+    checks = [] if fit is None else check_lattice(fit, name=name, shape=lattice)
     if fit is not None and "in_tissue" in spots:
         is_inferred_S = is_lost_S & ~spots["in_tissue"].to_numpy(np.bool_)
         pixels_S2[is_inferred_S] = array_S2[is_inferred_S] @ fit.matrix.T + fit.offset
@@ -102,7 +109,7 @@ def place_on_lattice(
         text = f"{is_inferred_S.sum()} background spots without pixels placed by the fitted lattice"
         checks.append(Finding(kind="inferred", text=text))
     findings.extend([*_no_place(is_lost_S, fit), *checks])
-    return spots, fit
+    return spots
 
 
 def add_labels(

@@ -154,6 +154,7 @@ def read_visium(
             microns_per_pixel_sources=sources,
             spot_diameter_um=array.spot_diameter_um,
             pitch_um=array.pitch_um,
+            lattice=array.shape,
             patient=patient,
             image=None if parts.image is None else parts.image.file,
             thumbnails=thumbnails,

@@ -10,13 +10,12 @@ import numpy as np
 import pandas as pd
 
 from spahgc.ingest.readers.lattice import (
-    LatticeShape,
     check_lattice,
     fit_lattice,
     hexagonal_microns_per_pixel,
     square_microns_per_pixel,
 )
-from spahgc.schema import Finding
+from spahgc.schema import Finding, Lattice
 
 _CAPTURE_AREAS: Final = {"6.5 mm": (78, 128), "11 mm": (128, 224)}  # array rows and columns
 _SUSPICIOUS_GAP: Final = 0.01  # so few missing positions are lost ones, more were left out
@@ -26,7 +25,7 @@ _SUSPICIOUS_GAP: Final = 0.01  # so few missing positions are lost ones, more we
 class SpotArray:
     """What kind of array the spots lie on."""
 
-    shape: LatticeShape
+    shape: Lattice
     """Visium's spots are packed hexagonally, Visium HD's bins squarely."""
 
     pitch_um: float
