@@ -121,6 +121,7 @@ def test_a_model_is_trained_tested_and_used_on_an_image_alone(in_lab, demo, tmp_
     )
     assert trained.exit_code == 0, trained.output
     assert f"test slide {demo.st_slides[-1]}: mean PCC over 20 genes" in trained.output
+    assert "near: 8 spots on a square lattice, within 283 µm: A" in trained.output
     for what in (
         ["--slide", demo.st_slides[-1]],
         ["--image", str(demo.image), "--mpp", str(demo.image_microns_per_pixel)],

@@ -9,7 +9,12 @@ import click
 
 from spahgc.commands.making import check_resuming, making, new_folder, plan_of
 from spahgc.commands.screen import SEED, cluster_options, console, progress_bar
-from spahgc.commands.training_options import prepare, say_left_out, training_options
+from spahgc.commands.training_options import (
+    near_config,
+    prepare,
+    say_left_out,
+    training_options,
+)
 from spahgc.store.splits import BY_PATIENT, SPLIT_RULES
 
 if TYPE_CHECKING:
@@ -84,7 +89,9 @@ def evaluate(
     folds = read_folds(patients, split=split, n_teachers=config.n_teachers)
     models = {MODEL: config}
     if not no_paper and config.committee is not None:
-        models |= _paper(cohort, folds, config, embedding=beside, epochs=how["epochs"])
+        models |= _paper(
+            cohort, folds, config, embedding=beside, epochs=how["epochs"], near=how["near"]
+        )
     tasks = plan_tasks(folds, models=models, seeds=seeds)
     folder = out or new_folder("evaluate")
     plan = plan_of(cohort, folds=folds, configs=models, seeds=seeds)
@@ -103,7 +110,13 @@ def evaluate(
 
 
 def _paper(
-    cohort: Cohort, folds: list[Fold], config: RunConfig, *, embedding: str, epochs: int | None
+    cohort: Cohort,
+    folds: list[Fold],
+    config: RunConfig,
+    *,
+    embedding: str,
+    epochs: int | None,
+    near: str | None,
 ) -> dict[str, RunConfig]:
     """Describe the paper's model on the same panel, where slides and embeddings are enough."""
     from spahgc.model.presets import PAPER
@@ -127,8 +140,9 @@ def _paper(
         device=config.training.device,
         devices=config.training.devices,
     )
+    base = PAPER if near is None else replace(PAPER, near=near_config(near))
     paper = replace(
-        PAPER,
+        base,
         features=features,
         panel_rule=config.panel_rule,
         gene_names=config.gene_names,

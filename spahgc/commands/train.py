@@ -84,6 +84,8 @@ def train(
 
 
 def _say_run(run: Run, folder: Path, *, caveat: str | None, as_json: bool) -> None:
+    from spahgc.report.runs import spell_rings
+
     record = run.record
     tested = None if run.scores is None else run.scores.groupby("slide")["pcc"].mean().to_dict()
     if as_json:
@@ -98,6 +100,8 @@ def _say_run(run: Run, folder: Path, *, caveat: str | None, as_json: bool) -> No
         f"{record.validation_pcc:.3f}, "
         f"panel {record.panel_rule} {record.panel_digest})"
     )
+    for ring in spell_rings([record]):
+        click.echo(f"near: {ring}")
     for slide, pcc in (tested or {}).items():
         click.echo(f"test slide {slide}: mean PCC over {len(record.panel)} genes {pcc:.3f}")
     if caveat:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from spahgc.model.runs import RunConfig
+    from spahgc.model.spots import NearConfig
     from spahgc.store.cohort import Cohort, Usable
 
 
@@ -52,6 +53,12 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default="default",
             show_default=True,
             help="What predicts best, or the paper's model to the letter.",
+        ),
+        click.option(
+            "--near",
+            type=click.Choice(["4", "8", "nearest"]),
+            help="Spots near a spot on square and staggered arrays: whole rings of 4, or of 4 and "
+            "4; on hexagonal arrays it is 6. `nearest` takes the 6 nearest on any.",
         ),
         click.option(
             "--epochs",
@@ -95,6 +102,7 @@ def prepare(
     leave_out: tuple[str, ...],
     embeddings: tuple[str, ...],
     preset: str,
+    near: str | None,
     epochs: int | None,
     networks: int | None,
     ema: float | None,
@@ -136,6 +144,8 @@ def prepare(
         gene_names=gene_names,
         training=training,
     )
+    if near is not None:
+        config = replace(config, near=near_config(near))
     if networks is not None:
         if config.committee is None:
             raise click.UsageError("--networks is for the default preset; the paper's is one")
@@ -152,7 +162,26 @@ def prepare(
     names = tuple(name for name in usable.names if name not in asked)
     if not names:
         raise MissingError(f"--leave-out names every slide of {store} that could be learned from")
+    _warn_of_scales(cohort, names)
     return cohort, Usable(names=names, left_out={**usable.left_out, **asked}), config
+
+
+def _warn_of_scales(cohort: Cohort, names: tuple[str, ...]) -> None:
+    for name in names:
+        if cohort[name].is_scaled_wrong:
+            click.echo(
+                f"slide {name} lies on a 2k array, whose pixel size the spahgc that stored it took "
+                "wrong by half: its patches are too small; `spahgc ingest st … --replace` mends it",
+                err=True,
+            )
+
+
+def near_config(near: str) -> NearConfig | None:
+    """Make of ``--near`` which spots are near: so many in whole rings, or the six nearest."""
+    from spahgc.model.spots import NearConfig
+
+    n_near = {"4": 4, "8": 8}.get(near)
+    return NearConfig(square=n_near, staggered=n_near) if n_near else None
 
 
 def check_usable(cohort: Cohort, usable: Usable, name: str) -> None:

@@ -172,8 +172,13 @@ def table_of(
         If expression is wanted of a slide on which nothing was measured.
     """
     n_spots = [len(spots.spot_names) for spots in slides]
+    widest = max(spots.near_SQ.shape[1] for spots in slides)  # lattices differ
     near = [
-        np.where(spots.near_SQ >= 0, spots.near_SQ + offset, -1)
+        np.pad(
+            np.where(spots.near_SQ >= 0, spots.near_SQ + offset, -1),
+            ((0, 0), (0, widest - spots.near_SQ.shape[1])),
+            constant_values=-1,
+        )
         for spots, offset in zip(slides, np.cumsum([0, *n_spots[:-1]]), strict=True)
     ]
     expression_SG = depth_S = None

@@ -22,7 +22,7 @@ from spahgc.model.paper import load_paper
 from spahgc.model.prediction_table import Origin, as_anndata
 from spahgc.model.references import check_references, gather_references
 from spahgc.model.settings import Settings, settings_of
-from spahgc.model.spots import N_NEAR, SlideSpots, nearest_others
+from spahgc.model.spots import SlideSpots, find_near, near_of
 from spahgc.model.teaching import TeachingSet
 from spahgc.model.trust import nearness_of
 from spahgc.schema import Slide
@@ -30,6 +30,7 @@ from spahgc.store.cohort import Cohort, are_twins
 from spahgc.store.entries import SlideEntry
 from spahgc.store.run_record import gene_names_of
 from spahgc.store.runs import Run
+from spahgc.store.slide import array_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,6 +112,7 @@ def open_predictor(run: Run, cohort: Cohort, *, references: Sequence[Cohort] = (
         gene_names=gene_names_of(record),
         target_sum=record.target_sum,
         graph_config=settings.graph,
+        near=settings.near,
     )
     model = load_model(settings, teaching, run.weights)
     return Predictor(run=run, teaching=teaching, model=model, borrows_elsewhere=bool(references))
@@ -162,13 +164,15 @@ def predict_stored(predictor: Predictor, cohort: Cohort, name: str) -> anndata.A
     """
     check_slide(predictor, cohort, name)
     slide, features = cohort[name], predictor.teaching.features
+    near_SQ, ring = near_of(slide, predictor.teaching.near)
     spots = SlideSpots(
         # among other references, a namesake is another slide
         name=f"{name} (to predict)" if predictor.borrows_elsewhere else name,
         spot_names=tuple(map(str, slide.spots.index)),
         embedding_SD=read_features(slide, features),
         centers_S2=slide.centers,
-        near_SQ=nearest_others(slide.centers, N_NEAR),
+        near_SQ=near_SQ,
+        ring=ring,
     )
     origin = Origin(
         slide=name,
@@ -185,6 +189,13 @@ def predict_new(
     predictor: Predictor, slide: Slide, embeddings: Sequence[NDArray[np.float32]]
 ) -> anndata.AnnData:
     """Predict a slide that is in no store, from its (S, D) embeddings alone, one per field."""
+    near_SQ, ring = find_near(
+        array_of(slide.spots),
+        slide.centers,
+        lattice=slide.lattice,
+        microns_per_pixel=slide.microns_per_pixel,
+        config=predictor.teaching.near,
+    )
     spots = SlideSpots(
         name=f"{slide.name} (new image)",  # never taken for a slide of the store
         spot_names=tuple(map(str, slide.spots.index)),
@@ -194,7 +205,8 @@ def predict_new(
             sizes=[field_SF.shape[1] for field_SF in embeddings],
         ),
         centers_S2=slide.centers,
-        near_SQ=nearest_others(slide.centers, N_NEAR),
+        near_SQ=near_SQ,
+        ring=ring,
     )
     origin = Origin(
         slide=slide.name,
@@ -214,6 +226,7 @@ def _predict(
         predictor.run,
         origin,
         centers_S2=spots.centers_S2,
+        ring=spots.ring,
         nearness_S=nearness_of(predictor.teaching, spots, np.asarray(looks_SD, np.float32)),
         references=predictor.teaching.among(spots),
     )

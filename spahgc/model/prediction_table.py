@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from spahgc.model.settings import settings_of
+from spahgc.model.spots import NearRing
 from spahgc.model.trust import judge_slide, judge_spots
 from spahgc.schema import SPATIAL, UNS
 from spahgc.store.confidence import GENE_COLUMNS
@@ -22,6 +24,8 @@ from spahgc.store.splits import caveat_of
 from spahgc.store.table import in_pixels
 
 UNKNOWN_DIAMETER_PX: Final = 100.0
+OTHER_RING: Final = 1.25
+"""How much farther or less far near spots may reach than in training before that is said."""
 COARSER: Final = 2.0
 """How much coarser an image may be than the coarsest training image before that is said."""
 
@@ -50,6 +54,7 @@ def as_anndata(
     *,
     centers_S2: NDArray[np.float64],
     nearness_S: NDArray[np.float64],
+    ring: NearRing | None,
     references: Sequence[str],
 ) -> anndata.AnnData:
     """Put a prediction where scanpy and squidpy look for it.
@@ -73,7 +78,7 @@ def as_anndata(
         notes.append(judge_slide(run.trust, judged))
     if run.scores is not None:
         var["test_pcc"] = run.scores.groupby("gene")["pcc"].mean().reindex(record.panel)
-    notes += [_judge_scale(run, origin), caveat_of(record.shared_patients)]
+    notes += [_judge_scale(run, origin), _judge_ring(run, ring), caveat_of(record.shared_patients)]
     provenance: dict[str, Any] = {
         "slide": origin.slide,
         "units": f"log1p of counts per {record.target_sum:g}, predicted",
@@ -100,6 +105,22 @@ def _judge_scale(run: Run, origin: Origin) -> str | None:
     return (
         f"its image has {scale:.3g} µm per pixel, the training images at most {max(known):.3g}: "
         "details that the model learned from are not in it"
+    )
+
+
+def _judge_ring(run: Run, ring: NearRing | None) -> str | None:
+    """Say that near spots reach less far, or farther, than on the slides the model learned from."""
+    told = [ring.radius_um for ring in settings_of(run).rings.values()]
+    known = [radius for radius in told if radius is not None and 0 < radius < np.inf]
+    radius = None if ring is None else ring.radius_um
+    if ring is None or radius is None or not known:
+        return None
+    if min(known) / OTHER_RING <= radius <= max(known) * OTHER_RING:
+        return None
+    learned = "–".join(dict.fromkeys(f"{reach:.0f}" for reach in (min(known), max(known))))
+    return (
+        f"its near spots ({ring.n_near}) reach {radius:.0f} µm, those of the training slides "
+        f"{learned} µm: what the model learned of a spot's surroundings is of another size here"
     )
 
 

@@ -23,7 +23,7 @@ from spahgc.model.panel_rules import PanelRule
 from spahgc.model.paper import fit_paper
 from spahgc.model.progress import Advance
 from spahgc.model.scoring import score_listed
-from spahgc.model.spots import SlideSpots, expression_of
+from spahgc.model.spots import NearConfig, NearRing, SlideSpots, expression_of
 from spahgc.model.teaching import TeachingSet, gather_teaching
 from spahgc.model.training import TrainingConfig
 from spahgc.model.trust import find_trust
@@ -56,6 +56,9 @@ class RunConfig:
 
     graph: GraphConfig = field(default_factory=GraphConfig)
     """Edges."""
+
+    near: NearConfig | None = field(default_factory=NearConfig)
+    """Which spots of a slide are near each other; None takes the six nearest."""
 
     network: NetworkShape = field(default_factory=NetworkShape)
     """Shape of the network, or of each on the committee."""
@@ -155,6 +158,7 @@ def gather_fold(cohort: Cohort, fold: Fold, *, config: RunConfig) -> TeachingSet
         panel_rule=config.panel_rule,
         graph_config=config.graph,
         features=config.features,
+        near=config.near,
         with_programmes=config.committee is not None,
         gene_names=config.gene_names,
     )
@@ -221,6 +225,8 @@ def _record(
         target_sum=teaching.target_sum,
         network=fitted.network,
         graph=_plain(config.graph),
+        near={} if config.near is None else _plain(config.near),
+        rings={name: _plain(spots.ring) for name, spots in teaching.spots.items() if spots.ring},
         training=_plain(config.training),
         committee=None if config.committee is None else _plain(config.committee),
         best_epoch=fitted.best_epoch,
@@ -238,7 +244,12 @@ def _record(
 
 
 def _plain(
-    settings: FeatureConfig | GraphConfig | TrainingConfig | CommitteeConfig,
+    settings: FeatureConfig
+    | GraphConfig
+    | NearConfig
+    | NearRing
+    | TrainingConfig
+    | CommitteeConfig,
 ) -> dict[str, Any]:
     """Spell settings as they will be read back: JSON has no tuples."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(settings)))

@@ -9,6 +9,7 @@ from spahgc.model.committee_fitting import CommitteeConfig
 from spahgc.model.features import FeatureConfig
 from spahgc.model.graph import GraphConfig
 from spahgc.model.network import NetworkConfig
+from spahgc.model.spots import NearConfig, NearRing
 from spahgc.model.training import TrainingConfig
 from spahgc.store.run_record import RunRecord, damaged
 from spahgc.store.runs import Run
@@ -32,6 +33,8 @@ _BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "seed": (0, 2**32 - 1),
     "n_components": (1, _MOST),
     "n_programmes": (1, _MOST),
+    "square": (4, 8),
+    "staggered": (4, 8),
 }
 """Least and greatest of what decides how a model is built again."""
 
@@ -45,6 +48,12 @@ class Settings:
 
     graph: GraphConfig
     """Edges."""
+
+    near: NearConfig | None
+    """Which spots of a slide are near each other; None takes the six nearest."""
+
+    rings: Mapping[str, NearRing]
+    """How far near spots reach on each training slide; empty where nobody said."""
 
     network: NetworkConfig | None
     """Shape of the network, or of each on the committee; None where none was trained."""
@@ -73,6 +82,11 @@ def settings_of(run: Run) -> Settings:
     settings = Settings(
         features=_read(FeatureConfig, record.features, "features", where),
         graph=_read(GraphConfig, record.graph, "graph", where),
+        near=_read(NearConfig, record.near, "near", where) if record.near else None,
+        rings={
+            name: _read(NearRing, ring, f"rings.{name}", where)
+            for name, ring in record.rings.items()
+        },
         network=None if network is None else _read(NetworkConfig, network, "network", where),
         training=_read(TrainingConfig, record.training, "training", where, is_strict=False),
         committee=None

@@ -20,7 +20,7 @@ from spahgc.model.graph import GraphConfig
 from spahgc.model.graph_cache import cached_graph
 from spahgc.model.panel_rules import PanelRule
 from spahgc.model.panels import GenePanel, choose_panel, choose_wide
-from spahgc.model.spots import SlideSpots, read_spots
+from spahgc.model.spots import NearConfig, SlideSpots, read_spots
 from spahgc.store.cohort import Cohort
 from spahgc.store.gene_names import BY_ID, GeneNames
 from spahgc.store.index import Neighbors, ReferenceIndex
@@ -64,6 +64,9 @@ class TeachingSet:
     graph_config: GraphConfig = field(default_factory=GraphConfig)
     """How many edges each node receives."""
 
+    near: NearConfig | None = field(default_factory=NearConfig)
+    """Which spots are near; None takes the six nearest."""
+
     borrowed: set[str] = field(default_factory=set)
     """Slides that any slide was let borrow from; filled as it is asked, and kept with the run."""
 
@@ -81,6 +84,7 @@ class TeachingSet:
             target_sum=self.target_sum,
             wide=self.wide,
             gene_names=self.gene_names,
+            near=self.near,
         )
 
     def only(self, names: Sequence[str]) -> "TeachingSet":
@@ -150,6 +154,7 @@ def gather_teaching(
     panel_rule: PanelRule,
     graph_config: GraphConfig,
     features: FeatureConfig,
+    near: NearConfig | None = NearConfig(),  # noqa: B008  frozen
     with_programmes: bool = False,
     gene_names: GeneNames = BY_ID,
 ) -> TeachingSet:
@@ -178,6 +183,7 @@ def gather_teaching(
         wide=choose_wide(counts, genes) if with_programmes else None,
         graph_config=graph_config,
         gene_names=gene_names,
+        near=near,
     )
 
 

@@ -202,10 +202,11 @@ def _tile_weights(spots: SlideSpots, generator: np.random.Generator) -> NDArray[
 def _tiles(spots: SlideSpots) -> NDArray[np.int64]:
     """Give the number of the square tile that each spot lies in."""
     near_S = spots.near_SQ[:, 0]
-    if not np.isfinite(spots.centers_S2).all() or (near_S < 0).any():
+    has_near_S = near_S >= 0  # a spot by itself has none
+    if not np.isfinite(spots.centers_S2).all() or not has_near_S.any():
         return np.arange(len(near_S))
     distance_S = np.linalg.norm(spots.centers_S2 - spots.centers_S2[near_S], axis=1)
-    side = TILE_PITCHES * float(np.median(distance_S))
+    side = TILE_PITCHES * float(np.median(distance_S[has_near_S]))
     if side == 0:
         return np.arange(len(near_S))
     place_S2 = np.floor((spots.centers_S2 - spots.centers_S2.min(axis=0)) / side)

@@ -22,6 +22,7 @@ from spahgc.report.pictures import (
     plot_gene_maps,
     plot_pcc_distribution,
 )
+from spahgc.report.runs import spell_rings
 from spahgc.report.tables import mean_table, method_order, print_scores, seed_means
 from spahgc.store.cohort import Cohort
 from spahgc.store.runs import Run, write_run
@@ -137,7 +138,8 @@ class EvaluationReport:
             f"{difference.high:+.3f}] over genes and slides, Wilcoxon p = {difference.p_value:.2g}"
             for model, best, difference in compare_with_best(scores)
         ]
-        return [*verdicts, *self.caveats]
+        rings = spell_rings([run.record for run in self.runs.values()])
+        return [*verdicts, *(f"near: {ring}" for ring in rings), *self.caveats]
 
     def _summary(self, scores: pd.DataFrame, spots: pd.DataFrame) -> dict[str, Any]:
         table = mean_table(scores, spots)

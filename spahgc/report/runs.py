@@ -1,7 +1,7 @@
 """Trained runs on screen: a list of many, or all about one."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -91,6 +91,7 @@ def print_run(run: Run, *, console: Console, title: str) -> None:
         "test": ", ".join(record.test) or "none",
         "held out": f"mean PCC {record.validation_pcc:.3f}"
         + (f", epoch {record.best_epoch} of {len(run.curve)} kept" if len(run.curve) else ""),
+        "near": "; ".join(spell_rings([record])) or "the 6 nearest spots",
         "weights": f"{sum(weight.size for weight in run.weights.values()):,}",
     }
     console.print(_plain(title, style="bold"))
@@ -103,6 +104,21 @@ def print_run(run: Run, *, console: Console, title: str) -> None:
         console.print(Text(f"  {'Note':<11}{caveat}"), soft_wrap=True)
     if run.trust is not None:
         _print_trust(run.trust, console)
+
+
+def spell_rings(records: Sequence[RunRecord]) -> list[str]:
+    """Say how many near spots training slides have and how far they reach, like slides together."""
+    slides: dict[str, dict[str, None]] = {}
+    for record in records:
+        for name, ring in record.rings.items():
+            slides.setdefault(_spell_ring(ring), {})[name] = None
+    return [f"{ring}: {_some(tuple(sorted(names)))}" for ring, names in slides.items()]
+
+
+def _spell_ring(ring: Mapping[str, Any]) -> str:
+    lattice, n_near, radius = (ring.get(key) for key in ("lattice", "n_near", "radius_um"))
+    spots = f"{n_near} spots on a {lattice} lattice" if lattice else f"the {n_near} nearest spots"
+    return f"{spots}, within {radius:.0f} µm" if isinstance(radius, float) else spots
 
 
 def _print_trust(trust: Trust, console: Console) -> None:

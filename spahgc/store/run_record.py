@@ -115,6 +115,13 @@ class RunRecord:
     gene_symbols: Mapping[str, str] = field(default_factory=dict)
     """Symbols of gene ids, where a file gave them."""
 
+    near: Mapping[str, int] = field(default_factory=dict)
+    """`spahgc.model.spots.NearConfig` as a mapping; empty where the six nearest spots are near, as
+    in runs of older versions."""
+
+    rings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """`spahgc.model.spots.NearRing` of each training slide as a mapping."""
+
     version: int = RUN_VERSION
     """Version of this record's form."""
 

@@ -135,7 +135,8 @@ def test_a_table_keeps_each_slides_neighbours_to_itself(finished):
     assert table.slide_S.tolist() == ["A2"] * 25 + ["B1"] * 28
     assert table.groups_S.tolist() == table.slide_S.tolist()
     assert np.array_equal(table.neighbours_SQ[:25], slides[0].near_SQ)
-    assert np.array_equal(table.neighbours_SQ[25:], slides[1].near_SQ + 25)
+    near_SQ = slides[1].near_SQ
+    assert np.array_equal(table.neighbours_SQ[25:], np.where(near_SQ < 0, -1, near_SQ + 25))
     assert np.array_equal(table.expression_SG, np.concatenate([s.expression_SG for s in slides]))
     assert np.array_equal(table.log_depth_S, np.concatenate([s.log_depth_S for s in slides]))
 
@@ -199,3 +200,12 @@ def test_baselines_learn_from_the_validation_slide_too(grown):
         np.testing.assert_allclose(
             rows["mae"], np.abs(predicted_SG - measured_SG).mean(axis=0), rtol=1e-4
         )
+
+
+def test_slides_of_lattices_with_more_and_fewer_near_spots_share_a_table(finished):
+    few, many = (replace(spots) for spots in finished.teaching.spots.values())
+    few = replace(few, near_SQ=few.near_SQ[:, :4])
+    table = table_of([few, many], groups=finished.teaching.groups)
+    assert table.neighbours_SQ.shape == (53, 8)
+    assert (table.neighbours_SQ[:25, 4:] == -1).all()
+    assert np.array_equal(table.neighbours_SQ[:25, :4], few.near_SQ)

@@ -257,3 +257,31 @@ def test_a_store_nothing_can_be_borrowed_from_says_why_of_each_slide(run, tmp_pa
     cohort = open_cohort(elsewhere.path)
     with pytest.raises(MismatchError, match=r"D1 has .*another way; D2 has no embedding 'tiny'"):
         open_predictor(run, cohort, references=[cohort])
+
+
+def test_a_slide_whose_near_spots_reach_elsewhere_than_in_training_is_told_once(predictor):
+    slide, embedding_SD = draw_tissue("new")
+    alike = predict_new(predictor, bare(slide), [embedding_SD]).uns["spahgc"]["notes"]
+    assert not any("near spots" in note for note in alike)
+    reach = max(ring["radius_um"] for ring in predictor.run.record.rings.values())
+    wide = replace(bare(slide), centers=2 * slide.centers)
+    notes = predict_new(predictor, wide, [embedding_SD]).uns["spahgc"]["notes"]
+    (note,) = [note for note in notes if "near spots" in note]
+    assert f"(8) reach {2 * reach:.0f} µm, those of the training slides {reach:.0f} µm" in note
+
+
+def test_a_run_of_a_version_without_rings_predicts_from_the_six_nearest(run, grown):
+    record = replace(run.record, near={}, rings={})
+    old = open_predictor(replace(run, record=record), grown)
+    assert old.teaching.near is None
+    assert old.teaching.read("B2").near_SQ.shape == (33, 6)
+    table = predict_stored(old, grown, "B2")
+    assert not any("near spots" in note for note in table.uns["spahgc"]["notes"])
+
+
+def test_a_run_keeps_which_spots_were_near_and_how_far_they_reach(run):
+    assert run.record.near == {"square": 8, "staggered": 8}
+    assert set(run.record.rings) == set(run.record.train)
+    for ring in run.record.rings.values():
+        assert (ring["lattice"], ring["n_near"]) == ("square", 8)
+        assert ring["radius_um"] > 0

@@ -10,10 +10,19 @@ from scipy.spatial.distance import cdist
 from spahgc.errors import MissingError
 from spahgc.model.features import FeatureConfig
 from spahgc.model.panels import GenePanel
-from spahgc.model.spots import depth_of, expression_of, nearest_others, read_spots
+from spahgc.model.spots import (
+    NearConfig,
+    NearRing,
+    depth_of,
+    expression_of,
+    near_of,
+    nearest_others,
+    read_spots,
+)
 from spahgc.store.cohort import open_cohort
 from spahgc.store.opening import create_store
 from spahgc.store.staging import add_slide
+from tests.conftest import build_slide
 from tests.model.conftest import EMBEDDING, draw_tissue, put_slide
 
 PANEL = GenePanel(genes=("G7", "G2", "missing", "G0"), rule="file:panel.txt")
@@ -46,7 +55,7 @@ def test_rows_are_those_of_the_stored_slide(grown):
     assert spots.spot_names == tuple(slide.spots.index)
     assert np.array_equal(spots.embedding_SD, slide.read_embedding(EMBEDDING))
     assert np.array_equal(spots.centers_S2, slide.centers)
-    assert spots.near_SQ.shape == (slide.n_spots, 6)
+    assert spots.near_SQ.shape == (slide.n_spots, 8)  # two rings of a square lattice
 
 
 def test_a_slide_without_expression_still_has_spots(tmp_path):
@@ -94,3 +103,72 @@ def test_all_spots_on_one_place_are_still_joined_to_others():
     table_SQ = nearest_others(np.zeros((20, 2)), 6)
     assert (table_SQ >= 0).all()
     assert all(spot not in row for spot, row in enumerate(table_SQ))
+
+
+def stored(tmp_path, slide):
+    store = create_store(tmp_path / "data.zarr")
+    add_slide(store, slide)
+    return open_cohort(store.path)[slide.name]
+
+
+def laid(lattice, *, columns=12, rows=12, step=(50.0, 50.0), recorded=True):
+    """A slide with one spot at each place of a lattice, 0.5 µm a pixel."""
+    at = [(c, r) for r in range(rows) for c in range(columns)]
+    at = np.array([(c, r) for c, r in at if lattice == "square" or (c + r) % 2 == 0])
+    plain = build_slide("L1", n_spots=len(at), n_genes=3)
+    return replace(
+        plain,
+        spots=plain.spots.assign(array_col=at[:, 0], array_row=at[:, 1]),
+        centers=at * np.array(step),
+        lattice=lattice if recorded else None,
+        microns_per_pixel=0.5,
+    )
+
+
+RINGS = {
+    "square 4": ("square", (400, 400), NearConfig(square=4), 4, 200),
+    "square 8": ("square", (400, 400), NearConfig(), 8, 282.8),
+    "square of bins": ("square", (32, 32), NearConfig(square=4), 4, 16),
+    "staggered 4": ("staggered", (200, 223), NearConfig(staggered=4), 4, 149.8),
+    "staggered 8": ("staggered", (200, 223), NearConfig(), 8, 223),
+    "hexagonal": ("hexagonal", (100, 173.2), NearConfig(square=4), 6, 100),
+}
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "of an older store"])
+@pytest.mark.parametrize("case", RINGS)
+def test_near_spots_are_whole_rings_of_the_slides_lattice(tmp_path, case, recorded):
+    lattice, step, config, n_near, radius_um = RINGS[case]
+    slide = stored(tmp_path, laid(lattice, step=step, recorded=recorded))
+    near_SQ, ring = near_of(slide, config)
+    assert ring == NearRing(
+        lattice=lattice, n_near=n_near, radius_um=pytest.approx(radius_um, rel=0.01)
+    )
+    far_SS = cdist(slide.centers, slide.centers) * 0.5
+    np.fill_diagonal(far_SS, np.inf)
+    for row, far_S in zip(near_SQ, far_SS, strict=True):
+        assert set(row[row >= 0]) == set(np.flatnonzero(far_S < 1.01 * radius_um))
+
+
+def test_spots_without_array_coordinates_have_the_rings_that_their_places_show(tmp_path):
+    slide = laid("hexagonal", step=(100, 173.2))
+    bare = replace(slide, spots=slide.spots.drop(columns=["array_row", "array_col"]), lattice=None)
+    near_SQ, ring = near_of(stored(tmp_path, bare), NearConfig())
+    assert ring == NearRing(lattice="hexagonal", n_near=6, radius_um=pytest.approx(100))
+    assert (near_SQ >= 0).sum(axis=1).min() < 6
+
+
+def test_scattered_spots_and_runs_without_rings_take_the_six_nearest(tmp_path):
+    slide = laid("square", step=(400, 400))
+    near_SQ, ring = near_of(stored(tmp_path / "square", slide), None)
+    assert (ring.lattice, ring.n_near) == (None, 6)
+    assert (near_SQ >= 0).all()
+    scattered = replace(
+        slide,
+        spots=slide.spots.drop(columns=["array_row", "array_col"]),
+        centers=np.random.default_rng(0).uniform(0, 5000, slide.centers.shape),
+        lattice=None,
+    )
+    near_SQ, ring = near_of(stored(tmp_path / "scattered", scattered), NearConfig())
+    assert (ring.lattice, ring.n_near) == (None, 6)
+    np.testing.assert_array_equal(near_SQ, nearest_others(scattered.centers, 6))

@@ -7,6 +7,7 @@ import pytest
 from spahgc.model.spots import expression_of
 from spahgc.model.trust import (
     FLAGGED_BELOW,
+    _tiles,
     find_trust,
     judge_genes,
     judge_slide,
@@ -114,3 +115,11 @@ def test_a_spots_error_is_in_standard_deviations_of_its_genes(slides):
     measured_SG = expression_of(spots).astype(float)
     shifted_SG = measured_SG + 2 * measured_SG.std(axis=0)
     np.testing.assert_allclose(spot_error(spots, shifted_SG), 2, rtol=1e-5)
+
+
+def test_a_spot_by_itself_does_not_undo_the_tiles_of_all_others(slides):
+    spots = slides["B2"]
+    alone_SQ = spots.near_SQ.copy()
+    alone_SQ[0] = -1
+    assert np.array_equal(_tiles(replace(spots, near_SQ=alone_SQ)), _tiles(spots))
+    assert len(np.unique(_tiles(spots))) < len(spots.near_SQ)
