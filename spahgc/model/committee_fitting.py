@@ -74,7 +74,7 @@ class Members:
     """One per penalty."""
 
     trained: Sequence[TrainedNetwork]
-    """None where no training slide may borrow from another."""
+    """None where no training slide may borrow from another, or there is no programme."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -206,8 +206,9 @@ def _fit_members(
         seed=training.seed,
     )
     can_borrow = all(teaching.among(spots) for spots in slides)
+    has_programmes = basis.programmes.loadings_AR.shape[1] > 0  # not where every gene is constant
     trained = []
-    if can_borrow and config.n_networks:
+    if can_borrow and has_programmes and config.n_networks:
         samples = [_sample(teaching, references, spots, basis) for spots in slides]
         held_out = [_sample(teaching, references, spots, basis) for spots in outside.values()]
         trained = [

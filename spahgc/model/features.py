@@ -153,11 +153,14 @@ def fit_reducer(slides: Sequence[NDArray[np.float32]], *, n_components: int, see
     slides
         (S, D) features of each.
     n_components
-        P at most; fewer where there are fewer spots or features.
+        P at most; fewer where there are fewer spots or features, and one of length 0 where nothing
+        tells the spots apart.
     seed
         Of the randomised solver, which large tables need.
     """
     stacked_SD = np.concatenate(slides)
+    if not np.ptp(stacked_SD, axis=0).any():
+        return Reducer(mean_D=stacked_SD[0], components_PD=np.zeros_like(stacked_SD[:1]))
     n_components = min(n_components, stacked_SD.shape[1], len(stacked_SD) - 1)
     pca = PCA(n_components, random_state=seed).fit(stacked_SD)
     spread = float(np.sqrt(np.mean(pca.explained_variance_))) or 1.0

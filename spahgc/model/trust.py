@@ -234,9 +234,11 @@ def _bounds(
     n_slides, n_drawn, _ = drawn_FNG.shape
     chosen_NF = generator.integers(n_slides, size=(n_drawn, n_slides))
     mean_NG = np.stack([_mean(drawn_FNG[chosen_F, n]) for n, chosen_F in enumerate(chosen_NF)])
-    low_G, high_G = np.full((2, mean_NG.shape[1]), np.nan)
+    bounds_2G = np.full((2, mean_NG.shape[1]), np.nan)
     known_G = np.isfinite(mean_NG).any(axis=0)
-    low_G[known_G], high_G[known_G] = np.nanquantile(mean_NG[:, known_G], [0.025, 0.975], axis=0)
+    if known_G.any():  # of no column numpy gives no quantiles
+        bounds_2G[:, known_G] = np.nanquantile(mean_NG[:, known_G], [0.025, 0.975], axis=0)
+    low_G, high_G = bounds_2G
     return low_G, high_G
 
 

@@ -13,6 +13,7 @@ from spahgc.model.features import FeatureConfig
 from spahgc.model.fitted import Fitted
 from spahgc.model.network import NetworkShape
 from spahgc.model.panel_rules import PanelRule
+from spahgc.model.presets import DEFAULT
 from spahgc.model.runs import FinishedRun, RunConfig, train_fold
 from spahgc.model.training import TrainingConfig
 from spahgc.schema import Slide
@@ -37,6 +38,12 @@ RUN_CONFIG = RunConfig(
     network=SMALL,
     training=TrainingConfig(max_epochs=3, learning_rate=0.003, seed=1),
 )
+DEFAULT_CONFIG = replace(
+    DEFAULT,
+    features=replace(DEFAULT.features, embeddings=(EMBEDDING,)),
+    panel_rule=PanelRule.parse("heg:6"),
+)
+"""The default preset as it ships, on the one embedding there is."""
 
 
 def draw_tissue(name: str, *, seed: int = 0) -> tuple[Slide, np.ndarray]:
@@ -54,6 +61,13 @@ def draw_tissue(name: str, *, seed: int = 0) -> tuple[Slide, np.ndarray]:
         plain, counts=csr_matrix(counts_SG.astype(np.uint32)), patient=PATIENTS.get(name, name)
     )
     return slide, embedding_SD.astype(np.float32)
+
+
+def draw_noise(name: str, *, seed: int, size: int = 64) -> tuple[Slide, np.ndarray]:
+    """Draw a slide, and embeddings that say nothing of it."""
+    slide, _ = draw_tissue(name, seed=seed)
+    noise = np.random.default_rng([seed, size, *name.encode()])
+    return slide, noise.normal(size=(len(slide.spots), size)).astype(np.float32)
 
 
 def embed(

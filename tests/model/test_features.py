@@ -75,6 +75,12 @@ def test_all_components_keep_all_distances_up_to_one_scale():
     np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
 
 
+@pytest.mark.parametrize("n_spots", [1, 5])
+def test_spots_that_all_look_the_same_are_reduced_to_nothing(n_spots):
+    reducer = fit_reducer([np.full((n_spots, 3), 2, np.float32)], n_components=9, seed=0)
+    assert np.array_equal(reducer.reduce(np.eye(3, dtype=np.float32)), np.zeros((3, 1)))
+
+
 def test_a_reducer_is_read_back_as_it_was():
     reducer = fit_reducer(FIELDS, n_components=2, seed=0)
     again = Reducer.read(reducer.arrays())

@@ -65,6 +65,16 @@ def test_a_gene_without_score_has_none_and_no_interval(slides, finished):
     assert found["cv_slides"].tolist() == [2, 2, 0, 2, 1, 2]
 
 
+def test_where_every_prediction_is_constant_no_gene_has_a_score_and_none_an_interval(
+    slides, finished
+):
+    genes = finished.teaching.panel.genes
+    constant = {name: np.ones_like(expression_of(s)) for name, s in slides.items()}
+    found = judge_genes(slides, constant, genes=genes)
+    assert found[["cv_pcc", "cv_low", "cv_high"]].isna().all(axis=None)
+    assert (found["cv_slides"] == 0).all()
+
+
 def test_nothing_held_out_means_nothing_known(finished):
     trust = find_trust(finished.teaching, held_out={})
     assert trust.genes["cv_pcc"].isna().all()
