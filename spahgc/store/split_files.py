@@ -117,13 +117,11 @@ def _fold(
     """Let slides borrow across patients only, where the file keeps every patient on one side."""
     owner = {slide: patient or UNKNOWN for slide, patient in patients.items()}
     judged = {owner[slide] for slide in test}
-    teachers = [slide for slide in patients if slide not in {*test, *(validation or ())}]
-    others = {owner[slide] for slide in teachers}
     return make_fold(
         patients,
         test=test,
         validation=validation,
-        by_patient=not judged & {owner[s] for s in patients if s not in test} and len(others) > 1,
+        by_patient=not judged & {owner[s] for s in patients if s not in test},
         rule=str(path),
         name=name,
         n_teachers=n_teachers,

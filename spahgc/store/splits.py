@@ -43,9 +43,19 @@ class Fold:
     shared_patients: tuple[str, ...] = ()
     """Patients on both sides of the test; each makes the score weaker evidence."""
 
+    only_patient: str = ""
+    """Whom all training slides are of, where whole patients are held out and one other is left:
+    then its slides retrieve from each other. Empty where there are several."""
+
     @property
     def caveat(self) -> str | None:
         """Say in one line how the score must be read, or None where nothing needs saying."""
+        if self.only_patient:
+            return (
+                f"with {self.name} held out all training slides are of one patient "
+                f"({spell_plain(self.only_patient)}): they retrieve from each other, and how far "
+                "to believe a gene was measured within that patient"
+            )
         return caveat_of(self.shared_patients)
 
 
@@ -68,7 +78,8 @@ def make_folds(patients: Mapping[str, str | None], *, rule: str, n_teachers: int
     patients
         Patient of each slide, None where unknown.
     rule
-        ``leave-one-patient-out`` keeps all slides of a patient together;
+        ``leave-one-patient-out`` keeps all slides of a patient together, and leaves out each
+        patient beside whom the others have slides enough to train on;
         ``leave-one-slide-out`` is weaker wherever a patient has several slides; ``k-fold:5`` makes
         five parts of about as many slides, of whole patients where there are several.
     n_teachers
@@ -78,7 +89,7 @@ def make_folds(patients: Mapping[str, str | None], *, rule: str, n_teachers: int
     ------
     ProtocolError
         If there is no such rule, or there are too few slides or patients to hold one out and
-        still train on two that can borrow from each other, and on what `make_fold` asks for.
+        still train on what `make_fold` asks for.
     """
     owners = _owners(patients)
     by_patient = rule == BY_PATIENT
@@ -89,6 +100,8 @@ def make_folds(patients: Mapping[str, str | None], *, rule: str, n_teachers: int
         if by_patient:
             _check_patients(owners)
         parts = list(_units(owners, by_patient=by_patient).values())
+        if by_patient:
+            parts = [part for part in parts if len(owners) - len(part) >= n_teachers] or parts
     else:
         raise ProtocolError(
             f"split {rule!r} is none of {', '.join(SPLIT_RULES)}, nor a JSON or CSV file"
@@ -114,9 +127,10 @@ def make_fold(
     The validation part is one unit (a patient under ``by_patient`` when at least three others
     stay, else a slide) taken from training: the one that follows the test slides in sorted order,
     so that over all folds each takes its turn. ``validation`` overrides it. Under ``by_patient``
-    the other slides of a test patient are in no part. ``rule`` is written down, and ``name``
-    called, as given. A model that holds out each of its slides in turn needs two of them only
-    (``n_teachers``): where no third is left, nobody is for validation.
+    the other slides of a test patient are in no part, and where all training slides are of one
+    patient they count as independent, so that they can retrieve from each other. ``rule`` is
+    written down, and ``name`` called, as given. A model that holds out each of its slides in turn
+    needs two of them only (``n_teachers``): where no third is left, nobody is for validation.
 
     Raises
     ------
@@ -127,18 +141,22 @@ def make_fold(
     """
     _check_named(patients, [*test, *(validation or ())])
     owners = _owners(patients)
-    groups = {slide: owners[slide] if by_patient else slide for slide in owners}
-    judged = {groups[slide] for slide in test}
-    rest = [slide for slide in owners if groups[slide] not in judged]
+    judged = {owners[slide] if by_patient else slide for slide in test}
+    rest = [s for s in owners if (owners[s] if by_patient else s) not in judged]
     if validation is None:
         after = max(test, default="")
         validation = _choose_validation(owners, rest, after=after, by_patient=by_patient)
-        lenders = {groups[slide] for slide in rest if slide not in validation}
-        if n_teachers == 2 and len(lenders) < 2:
+        if n_teachers == 2 and len(rest) - len(validation) < 2:
             validation = []
     train = [slide for slide in rest if slide not in validation]
+    learned = {owners[slide] for slide in train}
+    only_patient = learned.pop() if by_patient and len(learned) == 1 else ""
+    is_grouped = by_patient and not only_patient
+    groups = {slide: owners[slide] if is_grouped else slide for slide in owners}
     teachers = rest if n_teachers == 2 else train
-    _check_enough(teachers, groups, test=test, n_teachers=n_teachers, by_patient=by_patient)
+    if len({groups[slide] for slide in teachers}) < 2:
+        others = rest if by_patient else None
+        raise _too_few(len(owners), test=test, others=others, n_teachers=n_teachers)
     return Fold(
         name=name or "+".join(test) or "all",
         train=tuple(train),
@@ -147,7 +165,20 @@ def make_fold(
         groups=groups,
         rule=rule,
         shared_patients=tuple(sorted({owners[s] for s in test} & {owners[s] for s in rest})),
+        only_patient=only_patient,
     )
+
+
+def say_untested(patients: Mapping[str, str | None], folds: Sequence[Fold]) -> str | None:
+    """Say which patients were never held out, or None where each was or none was to be."""
+    if folds[0].rule != BY_PATIENT:
+        return None
+    owners, tested = _owners(patients), {slide for fold in folds for slide in fold.test}
+    left = _units({s: owner for s, owner in owners.items() if s not in tested}, by_patient=True)
+    if not left:
+        return None
+    told = "; ".join(f"{spell_plain(owner)} ({', '.join(own)})" for owner, own in left.items())
+    return f"not held out, as the other patients have too few slides to train on: {told}"
 
 
 def _owners(patients: Mapping[str, str | None]) -> dict[str, str]:
@@ -223,29 +254,23 @@ def _next(names: Sequence[str], after: str) -> str:
     return next((name for name in names if name > after), names[0])
 
 
-def _check_enough(
-    train: Sequence[str],
-    groups: Mapping[str, str],
-    *,
-    test: Sequence[str],
-    n_teachers: int,
-    by_patient: bool,
-) -> None:
-    if len({groups[slide] for slide in train}) >= 2:
-        return
-    if by_patient and len(groups) > n_teachers:
-        raise ProtocolError(
-            f"with {', '.join(test) or 'no slide'} held out, the training slides "
-            f"({', '.join(train) or 'none'}) are of fewer than two patients, so none can borrow "
-            "from another patient; use `--split leave-one-slide-out` and read its score as weaker"
-        )
-    needed = len(test) + n_teachers
+def _too_few(
+    n_slides: int, *, test: Sequence[str], others: Sequence[str] | None, n_teachers: int
+) -> ProtocolError:
+    """Say what is missing; ``others`` are other patients' slides, where patients are held out."""
     why = {
         2: "two to train on, each of which is held out once",
         3: "two to train on, and one held out to choose when to stop",
     }[n_teachers]
-    raise ProtocolError(
-        f"{len(groups)} usable slide{'s' * (len(groups) != 1)} (embedded, with expression), but "
+    if others is not None and n_slides > n_teachers:
+        return ProtocolError(
+            f"with {', '.join(test)} held out the other patients have {len(others)} slide"
+            f"{'s' * (len(others) != 1)} ({', '.join(others) or 'none'}), but {n_teachers} are "
+            f"needed: {why}; use `--split {BY_SLIDE}` and read its score as weaker"
+        )
+    needed = len(test) + n_teachers
+    return ProtocolError(
+        f"{n_slides} usable slide{'s' * (n_slides != 1)} (embedded, with expression), but "
         f"{needed} are needed: {'the test, ' if test else ''}{why}; ingest more with `spahgc "
         "ingest`"
     )

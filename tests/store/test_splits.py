@@ -1,9 +1,18 @@
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spahgc.errors import ProtocolError
-from spahgc.store.splits import BY_PATIENT, BY_SLIDE, caveat_of, make_fold, make_folds
+from spahgc.store.splits import (
+    BY_PATIENT,
+    BY_SLIDE,
+    caveat_of,
+    make_fold,
+    make_folds,
+    say_untested,
+)
 
 THREE = {"C1": "C", "A1": "A", "A2": "A", "B1": "B", "B2": "B"}
 FOUR = {**THREE, "D1": "D", "D2": "D"}
@@ -21,15 +30,22 @@ def folds_or_none(patients, rule):
 
 @given(patients=cohorts, rule=st.sampled_from([BY_PATIENT, BY_SLIDE]))
 def test_no_slide_is_in_two_parts_and_every_slide_is_tested_once(patients, rule):
+    """But for those of a patient beside whom the others have too few slides."""
     folds = folds_or_none(patients, rule)
     if folds is None:
         return
+    n_of = Counter(patients.values())
+    can_be_tested = [
+        slide
+        for slide, patient in patients.items()
+        if rule == BY_SLIDE or len(patients) - n_of[patient] >= 3
+    ]
     for fold in folds:
         parts = [*fold.train, *fold.validation, *fold.test]
         assert sorted(parts) == sorted(patients)
         assert fold.validation
         assert len({fold.groups[slide] for slide in fold.train}) >= 2
-    assert sorted(slide for fold in folds for slide in fold.test) == sorted(patients)
+    assert sorted(slide for fold in folds for slide in fold.test) == sorted(can_be_tested)
 
 
 @given(patients=cohorts)
@@ -40,17 +56,15 @@ def test_leaving_a_patient_out_leaves_all_of_its_slides_out(patients):
         assert not judged & {patients[slide] or "unknown" for slide in fold.train}
         assert not judged & {patients[slide] or "unknown" for slide in fold.validation}
         assert fold.shared_patients == ()
-        assert fold.caveat is None
+        others = {patient or "unknown" for patient in patients.values()} - judged
+        assert {fold.only_patient} == (others if len(others) == 1 else {""})
+        assert bool(fold.caveat) == (len(others) == 1)
 
 
 @given(patients=cohorts)
-def test_enough_slides_of_enough_patients_can_always_be_judged(patients):
-    slides_of = {}
-    for slide, patient in patients.items():
-        slides_of.setdefault(patient, []).append(slide)
-    enough = len(slides_of) >= 4 or (
-        len(slides_of) == 3 and sum(len(slides) > 1 for slides in slides_of.values()) >= 2
-    )
+def test_enough_slides_of_two_patients_can_always_be_judged(patients):
+    n_of = Counter(patients.values())
+    enough = len(n_of) >= 2 and len(patients) - min(n_of.values()) >= 3
     assert (folds_or_none(patients, BY_PATIENT) is not None) == enough
     assert (folds_or_none(patients, BY_SLIDE) is not None) == (len(patients) >= 4 or not patients)
 
@@ -105,10 +119,46 @@ def test_one_patient_alone_is_refused_with_the_split_that_works():
     assert len(make_folds(patients, rule=BY_SLIDE)) == 6
 
 
-def test_two_patients_are_refused_with_the_split_that_works():
-    patients = {"A1": "A", "A2": "A", "B1": "B", "B2": "B"}
-    with pytest.raises(ProtocolError, match="--split leave-one-slide-out"):
-        make_folds(patients, rule=BY_PATIENT)
+def test_slides_of_the_only_other_patient_retrieve_from_each_other_and_the_fold_says_so():
+    patients = {"A1": "A", "A2": "A", "B1": "B", "B2": "B", "B3": "B"}
+    first, second = make_folds(patients, rule=BY_PATIENT, n_teachers=2)
+    assert (first.test, first.train, first.validation) == (("A1", "A2"), ("B2", "B3"), ("B1",))
+    assert (second.test, second.train, second.validation) == (("B1", "B2", "B3"), ("A1", "A2"), ())
+    for fold, patient in ((first, "B"), (second, "A")):
+        assert fold.groups == {slide: slide for slide in patients}
+        assert fold.shared_patients == ()
+        assert f"all training slides are of one patient ({patient}): they retrieve" in fold.caveat
+
+
+def test_a_patient_without_whom_too_few_slides_are_left_is_not_held_out_and_named():
+    patients = {"A1": "A", "C2": "C", "C3": "C", "C4": "C", "C5": "C"}
+    for n_teachers in (2, 3):
+        folds = make_folds(patients, rule=BY_PATIENT, n_teachers=n_teachers)
+        assert [fold.test for fold in folds] == [("A1",)]
+        assert say_untested(patients, folds).endswith("to train on: C (C2, C3, C4, C5)")
+    assert say_untested(FOUR, make_folds(FOUR, rule=BY_PATIENT)) is None
+    assert say_untested(patients, make_folds(patients, rule=BY_SLIDE)) is None
+
+
+def test_slides_of_unknown_patients_never_stand_for_another_unknown_patient():
+    patients = {"A1": "A", "A2": "A", "X1": None, "X2": None, "X3": None}
+    first, second = make_folds(patients, rule=BY_PATIENT, n_teachers=2)
+    assert (second.test, second.train) == (("X1", "X2", "X3"), ("A1", "A2"))
+    assert first.only_patient == "unknown"
+    with pytest.raises(ProtocolError, match=r"all slides are of one patient \(unknown\)"):
+        make_folds(dict.fromkeys(("X1", "X2", "X3", "X4")), rule=BY_PATIENT, n_teachers=2)
+
+
+def test_two_patients_of_too_few_slides_are_refused_with_the_split_that_works():
+    patients = {"A1": "A", "A2": "A", "B1": "B", "B2": "B", "B3": "B"}
+    with pytest.raises(
+        ProtocolError,
+        match=r"with B1, B2, B3 held out the other patients have 2 slides \(A1, A2\), but 3 are "
+        "needed: .*--split leave-one-slide-out",
+    ):
+        make_folds(patients, rule="k-fold:2")
+    with pytest.raises(ProtocolError, match=r"have 2 slides \(B1, B2\).*leave-one-slide-out"):
+        make_folds({"A1": "A", "A2": "A", "B1": "B", "B2": "B"}, rule=BY_PATIENT)
 
 
 def test_no_slide_at_all_is_refused():
@@ -168,7 +218,7 @@ def test_k_folds_test_every_slide_once_in_parts_of_whole_patients(patients, n_pa
     assert len(folds) == n_parts
     assert sorted(slide for fold in folds for slide in fold.test) == sorted(patients)
     if len({patient or "unknown" for patient in patients.values()}) > 1:
-        assert all(fold.caveat is None for fold in folds)
+        assert all(not fold.shared_patients for fold in folds)
     else:
         assert all(fold.caveat for fold in folds)
     for fold in folds:
@@ -215,12 +265,13 @@ def test_two_teachers_are_enough_for_a_model_that_holds_each_out():
     ]
     with pytest.raises(ProtocolError, match="3 are needed: the test, two to train on, each of"):
         make_folds({"A1": "A", "B1": "A"}, rule=BY_SLIDE, n_teachers=2)
-    with pytest.raises(ProtocolError, match="are of fewer than two patients"):
-        make_folds({"A1": "A", "A2": "A", "B1": "B"}, rule=BY_PATIENT, n_teachers=2)
+    (fold,) = make_folds({"A1": "A", "A2": "A", "B1": "B"}, rule=BY_PATIENT, n_teachers=2)
+    assert (fold.test, fold.train, fold.only_patient) == (("B1",), ("A1", "A2"), "A")
 
 
 @given(patients=cohorts, rule=st.sampled_from([BY_PATIENT, BY_SLIDE]))
 def test_where_there_are_three_teachers_two_being_enough_changes_nothing(patients, rule):
     folds = folds_or_none(patients, rule)
     if folds is not None:
-        assert make_folds(patients, rule=rule, n_teachers=2) == folds
+        of_two = {fold.name: fold for fold in make_folds(patients, rule=rule, n_teachers=2)}
+        assert [of_two[fold.name] for fold in folds] == folds
