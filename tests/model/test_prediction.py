@@ -6,6 +6,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from spahgc.errors import MismatchError, MissingError
+from spahgc.model.feature_index import why_no_index
 from spahgc.model.prediction import open_predictor, predict_new, predict_stored
 from spahgc.store.cohort import open_cohort
 from spahgc.store.index import ReferenceIndex
@@ -16,6 +17,7 @@ from spahgc.store.staging import add_slide
 from tests.model.conftest import (
     EMBEDDING,
     FINGERPRINT,
+    RUN_CONFIG,
     copy_store,
     draw_tissue,
     grow_store,
@@ -205,10 +207,15 @@ def test_a_slide_embedded_in_another_way_is_refused(run, store):
         predict_stored(predictor, predictor.teaching.cohort, "C1")
 
 
-def test_a_store_without_an_index_names_the_command(run, tmp_path):
-    cohort = grow_store(tmp_path / "data.zarr", index=False)
-    with pytest.raises(MissingError, match="spahgc index build"):
-        open_predictor(run, cohort)
+def test_without_an_index_that_fits_a_slide_is_predicted_the_same(run, store, table, tmp_path):
+    put_slide(store, *draw_tissue("A1", seed=3))
+    stale = open_cohort(store.path)
+    assert why_no_index(stale, run.record.train, RUN_CONFIG.features).startswith(
+        "the index 'tiny' is stale: slide A1 changed since"
+    )
+    bare = grow_store(tmp_path / "data.zarr", index=False)
+    for cohort in (stale, bare):
+        assert np.array_equal(predict_stored(open_predictor(run, cohort), cohort, "B2").X, table.X)
 
 
 def test_weights_of_another_network_are_one_line(run, grown):
