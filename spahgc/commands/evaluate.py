@@ -10,12 +10,14 @@ import click
 from spahgc.commands.making import check_resuming, making, new_folder, plan_of
 from spahgc.commands.screen import SEED, cluster_options, console, progress_bar
 from spahgc.commands.training_options import (
+    check_device_of,
     near_config,
     prepare,
     say_left_out,
+    say_no_index,
     training_options,
 )
-from spahgc.store.splits import BY_PATIENT, SPLIT_RULES
+from spahgc.store.splits import BY_PATIENT, SPLIT_RULES, say_untested
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +72,7 @@ def evaluate(
 ) -> None:
     """Judge the model beside its baselines: every slide or patient is held out once."""
     from spahgc.model.evaluation import plan_tasks
-    from spahgc.model.runs import MODEL
+    from spahgc.model.runs import MODEL, check_folds
     from spahgc.report.evaluation import EvaluationReport
     from spahgc.store.run_folders import WORK
     from spahgc.store.split_files import read_folds
@@ -92,11 +94,20 @@ def evaluate(
         models |= _paper(
             cohort, folds, config, embedding=beside, epochs=how["epochs"], near=how["near"]
         )
+    for model in models.values():
+        say_no_index(cohort, _slides_of(folds), model)
+    untested = say_untested(patients, folds)
+    if untested is not None:
+        click.echo(untested, err=True)
     tasks = plan_tasks(folds, models=models, seeds=seeds)
     folder = out or new_folder("evaluate")
     plan = plan_of(cohort, folds=folds, configs=models, seeds=seeds)
     with making(folder, plan=plan, resume=resume) as unfinished:
-        report = EvaluationReport(folder=unfinished, cohort=cohort, split=split)
+        for model in models.values() if not is_shared else ():
+            check_device_of(model)
+        check_folds(cohort, folds, configs=list(models.values()))
+        caveats = {} if untested is None else {untested: None}
+        report = EvaluationReport(folder=unfinished, cohort=cohort, split=split, caveats=caveats)
         results = _judge(cohort, tasks, unfinished / WORK, workers=workers, scheduler=scheduler)
         with progress_bar(f"{len(folds)} folds", len(tasks), unit="models") as advance:
             for task, judged in zip(tasks, results, strict=True):
@@ -122,8 +133,7 @@ def _paper(
     from spahgc.model.presets import PAPER
     from spahgc.model.runs import PAPER_MODEL
 
-    used = sorted({name for f in folds for name in (*f.train, *f.validation, *f.test)})
-    lacking = [name for name in used if embedding not in cohort[name].entry.encoders]
+    lacking = [name for name in _slides_of(folds) if embedding not in cohort[name].entry.encoders]
     reason = ""
     if lacking:
         reason = f"{', '.join(lacking)} have no embedding {embedding!r}; name one with --beside"
@@ -149,6 +159,10 @@ def _paper(
         training=training,
     )
     return {PAPER_MODEL: paper}
+
+
+def _slides_of(folds: list[Fold]) -> list[str]:
+    return sorted({name for f in folds for name in (*f.train, *f.validation, *f.test)})
 
 
 def _has_third(fold: Fold) -> bool:

@@ -18,16 +18,20 @@ if TYPE_CHECKING:
 
 @contextmanager
 def making(folder: Path, *, plan: dict[str, Any], resume: bool) -> Iterator[Path]:
-    """Give an unfinished folder; say how to go on where it is interrupted and kept."""
+    """Give an unfinished folder; say how to go on where it is kept after all."""
     from spahgc.store.run_folders import unfinished_folder
 
     unfinished = None
     try:
         with unfinished_folder(folder, plan=plan, resume=resume) as unfinished:
             yield unfinished
-    except (KeyboardInterrupt, SystemExit):  # Lightning makes one of the other
+    except BaseException:  # an interruption, which Lightning makes SystemExit of, or any error
         if unfinished is not None and unfinished.is_dir():
-            click.echo(f"what is done is kept: go on with `--resume --out {folder}`", err=True)
+            click.echo(
+                f"what is done is kept: go on with `--resume --out {folder}`, or remove "
+                f"{unfinished}",
+                err=True,
+            )
         raise
 
 

@@ -10,9 +10,11 @@ import click
 from spahgc.commands.making import check_resuming, making, new_folder, plan_of
 from spahgc.commands.screen import SEED, progress_bar
 from spahgc.commands.training_options import (
+    check_device_of,
     check_usable,
     prepare,
     say_left_out,
+    say_no_index,
     training_options,
 )
 
@@ -69,8 +71,10 @@ def train(
         + f"test: {', '.join(fold.test) or 'none'}",
         err=True,
     )
+    say_no_index(cohort, usable.names, config)
     plan = plan_of(cohort, folds=[fold], configs={MODEL: config})
     with making(folder, plan=plan, resume=resume) as unfinished:
+        check_device_of(config)
         with (
             progress_bar("training", config.n_epochs, unit="epochs") as advance,
             keep_checkpoints(Checkpoints(folder=unfinished / WORK)),

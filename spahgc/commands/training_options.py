@@ -12,7 +12,7 @@ from spahgc.commands.screen import FOLDER, FiniteRange, json_option, store_optio
 from spahgc.errors import MissingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from spahgc.model.runs import RunConfig
     from spahgc.model.spots import NearConfig
@@ -156,9 +156,11 @@ def prepare(
     if not usable.names:
         told = "; ".join(f"{name} {reason}" for name, reason in list(usable.left_out.items())[:3])
         raise MissingError(f"{store} has no slide to learn from: {told or 'it is empty'}")
+    asked = {}
     for name in leave_out:
-        check_usable(cohort, usable, name)
-    asked = dict.fromkeys(leave_out, "was named by --leave-out")
+        reason = usable.left_out.get(cohort[name].name)  # which says what slides there are
+        why = "" if reason is None else f", and could not be used anyway: it {reason}"
+        asked[name] = f"was named by --leave-out{why}"
     names = tuple(name for name in usable.names if name not in asked)
     if not names:
         raise MissingError(f"--leave-out names every slide of {store} that could be learned from")
@@ -189,6 +191,28 @@ def check_usable(cohort: Cohort, usable: Usable, name: str) -> None:
     if name not in usable.names:
         slide = cohort[name]  # says which slides there are, if this is none
         raise MissingError(f"slide {slide.name} cannot be used: it {usable.left_out[name]}")
+
+
+def check_device_of(config: RunConfig) -> None:
+    """Refuse a device that is not here, where any network is to be trained on it."""
+    from spahgc.model.lightning_trainer import check_device
+
+    if config.has_networks:
+        check_device(device=config.training.device, devices=config.training.devices)
+
+
+def say_no_index(cohort: Cohort, names: Sequence[str], config: RunConfig) -> None:
+    """Say where the store has no index that fits, and one is made in memory."""
+    from spahgc.model.feature_index import why_no_index
+
+    reason = why_no_index(cohort, names, config.features)
+    if reason is not None:
+        command = f"spahgc index build --store {cohort.where} --encoder"
+        click.echo(
+            f"{reason}, so similar spots are searched in memory; `{command} "
+            f"{config.features.embeddings[0]}` keeps an index",
+            err=True,
+        )
 
 
 def say_left_out(usable: Usable) -> None:

@@ -15,7 +15,7 @@ declare_missing_operators()  # before Lightning, which imports torchvision
 from lightning.fabric.utilities.exceptions import MisconfigurationException  # noqa: E402
 from lightning.pytorch import LightningModule, Trainer  # noqa: E402
 
-__all__ = ["LightningModule", "make_trainer", "quiet"]
+__all__ = ["LightningModule", "check_device", "make_trainer", "quiet"]
 
 _TALKATIVE: Final = ("lightning.pytorch", "lightning.fabric", "torch.multiprocessing.spawn")
 """Loggers that tell on the screen what is told better by ourselves."""
@@ -37,6 +37,12 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def check_device(*, device: str, devices: int) -> None:
+    """Refuse devices that are not here; see `make_trainer`."""
+    with quiet():
+        make_trainer(device=device, devices=devices, max_epochs=1)
 
 
 def make_trainer(*, device: str, devices: int, max_epochs: int, uses_all: bool = True) -> Trainer:

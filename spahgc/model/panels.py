@@ -131,15 +131,48 @@ def choose_wide(counts_by_slide: Mapping[str, csr_matrix], genes: Sequence[str])
         If no gene is.
     """
     _check_slides(counts_by_slide, genes)
-    seen_G = np.all([_is_seen(counts) for counts in counts_by_slide.values()], axis=0)
-    if not seen_G.any():
-        raise MismatchError(
-            f"no gene is counted in at least {SEEN_FRACTION:.0%} of the spots of each of the "
-            f"{len(counts_by_slide)} training slides, so no programme can be found; train with "
-            "`--preset paper`"
-        )
+    seen_G = np.all([is_seen(counts) for counts in counts_by_slide.values()], axis=0)
+    check_wide(int(seen_G.sum()), n_slides=len(counts_by_slide))
     chosen = np.asarray(genes, dtype=object)[seen_G]
     return GenePanel(genes=tuple(sorted(chosen)), rule="seen")
+
+
+def is_seen(counts: csr_matrix) -> NDArray[np.bool_]:
+    """Say of each gene, (G,), whether a slide's (S, G) counts let a rule choose it."""
+    n_spots_G = np.asarray((counts > 0).sum(axis=0)).ravel()
+    return n_spots_G >= SEEN_FRACTION * counts.shape[0]
+
+
+def check_ranked(rule: PanelRule, *, n_seen: int, n_genes: int, n_slides: int) -> None:
+    """Refuse a rule that asks for more genes than are seen on every one of some slides.
+
+    Raises
+    ------
+    MismatchError
+        If it does.
+    """
+    if rule.n_genes is not None and n_seen < rule.n_genes:
+        raise MismatchError(
+            f"gene panel {rule} asks for {rule.n_genes} genes, but {n_seen} of {n_genes} are "
+            f"counted in at least {SEEN_FRACTION:.0%} of the spots of each of the {n_slides} "
+            "training slides; ask for fewer, or give `all` or a file"
+        )
+
+
+def check_wide(n_seen: int, *, n_slides: int) -> None:
+    """Refuse to find programmes where no gene is seen on every one of some slides.
+
+    Raises
+    ------
+    MismatchError
+        If none is.
+    """
+    if n_seen == 0:
+        raise MismatchError(
+            f"no gene is counted in at least {SEEN_FRACTION:.0%} of the spots of each of the "
+            f"{n_slides} training slides, so no programme can be found; train with "
+            "`--preset paper`"
+        )
 
 
 def _check_slides(counts_by_slide: Mapping[str, csr_matrix], genes: Sequence[str]) -> None:
@@ -160,23 +193,13 @@ def _choose(
     rule: PanelRule,
     n_genes: int,
 ) -> NDArray[np.int64]:
-    seen = np.flatnonzero(np.all([_is_seen(c) for c in counts_by_slide.values()], axis=0))
-    if len(seen) < n_genes:
-        raise MismatchError(
-            f"gene panel {rule} asks for {n_genes} genes, but {len(seen)} of {len(genes)} are "
-            f"counted in at least {SEEN_FRACTION:.0%} of the spots of each of the "
-            f"{len(counts_by_slide)} training slides; ask for fewer, or give `all` or a file"
-        )
+    seen = np.flatnonzero(np.all([is_seen(c) for c in counts_by_slide.values()], axis=0))
+    check_ranked(rule, n_seen=len(seen), n_genes=len(genes), n_slides=len(counts_by_slide))
     counts = sparse.vstack([float_counts(c[:, seen]) for c in counts_by_slide.values()], "csr")
     score = _dispersion(counts) if rule.kind == "hvg" else np.asarray(counts.mean(axis=0)).ravel()
     by_name = np.asarray(genes, dtype=object)[seen].argsort(kind="stable")
     best = by_name[np.argsort(-score[by_name], kind="stable")[:n_genes]]
     return seen[best]
-
-
-def _is_seen(counts: csr_matrix) -> NDArray[np.bool_]:
-    n_spots_G = np.asarray((counts > 0).sum(axis=0)).ravel()
-    return n_spots_G >= SEEN_FRACTION * counts.shape[0]
 
 
 def _dispersion(counts: csr_matrix) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ from spahgc.model.fitted import Fitted
 from spahgc.model.graph import GraphConfig
 from spahgc.model.network import NetworkShape
 from spahgc.model.panel_rules import PanelRule
+from spahgc.model.panels import GenePanel, check_ranked, check_wide, is_seen
 from spahgc.model.paper import fit_paper
 from spahgc.model.progress import Advance
 from spahgc.model.scoring import score_listed
@@ -82,8 +83,12 @@ class RunConfig:
         A ridge learns from one while the other is held out; a network needs two that borrow from
         each other while a third chooses when it stops.
         """
-        has_networks = self.committee is None or self.committee.n_networks > 0
-        return 3 if has_networks else 2
+        return 3 if self.has_networks else 2
+
+    @property
+    def has_networks(self) -> bool:
+        """Whether any graph network is trained."""
+        return self.committee is None or self.committee.n_networks > 0
 
     def divide(self, fold: Fold) -> Fold:
         """Let the validation slides teach too where the model holds out training slides itself."""
@@ -145,6 +150,32 @@ def train_fold(
         trust=find_trust(teaching, held_out=fitted.held_out),
     )
     return FinishedRun(run=run, teaching=teaching, predictions=predictions, tested=tested)
+
+
+def check_folds(cohort: Cohort, folds: Sequence[Fold], *, configs: Sequence[RunConfig]) -> None:
+    """Refuse before anything is trained what `train_fold` would refuse at one fold or another.
+
+    Raises
+    ------
+    MissingError, MismatchError, ProtocolError
+        See `train_fold`.
+    """
+    seen_of: dict[str, frozenset[str]] = {}
+    for config in configs:
+        for fold in map(config.divide, folds):
+            _refuse_twins(cohort, fold)
+            known = (*fold.train, *fold.validation)
+            for embedding in config.features.embeddings:
+                cohort.fingerprint(embedding, (*known, *fold.test))
+            genes, rule = cohort.shared_genes(known), config.panel_rule
+            GenePanel(genes=rule.genes, rule=str(rule)).columns(genes)
+            for name in set(known) - set(seen_of):
+                seen_G = is_seen(cohort[name].read_counts())
+                seen_of[name] = frozenset(cohort[name].genes.index[seen_G])
+            n_seen = len(frozenset.intersection(*(seen_of[name] for name in known)))
+            check_ranked(rule, n_seen=n_seen, n_genes=len(genes), n_slides=len(known))
+            if config.committee is not None:
+                check_wide(n_seen, n_slides=len(known))
 
 
 def gather_fold(cohort: Cohort, fold: Fold, *, config: RunConfig) -> TeachingSet:

@@ -2,16 +2,20 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from spahgc.errors import StoreError
 from spahgc.report import pieces
 from spahgc.store import runs
-from spahgc.store.runs import find_runs
+from spahgc.store.opening import open_store
+from spahgc.store.runs import find_runs, read_run
 from spahgc.store.words import is_plain
 from tests.commands.conftest import TRAIN, files, forge, spahgc, the_error
-from tests.model.conftest import EMBEDDING
+from tests.model.conftest import EMBEDDING, draw_tissue, put_slide, without_gene
 
 ONE_FOLD = "fold,slide,part\n" + "".join(
     f"../../up,{slide},{part}\n"
@@ -56,7 +60,6 @@ BOTH = {
     "unknown embedding": (["--embedding", "uni"], "A1 is not embedded as uni, and has no full-"),
     "embedding with escapes": (["--embedding", "\x1b[2J"], r"\x1b[2J"),
     "leave out unknown": ([*TINY, "--leave-out", "Z9"], "has no slide 'Z9'; it has A1, A2"),
-    "leave out unusable": ([*TINY, "--leave-out", "C1"], "slide C1 cannot be used: it "),
     "leave out escapes": ([*TINY, "--leave-out", "\x1b[31m"], r"\x1b[31m"),
     "leave out all": (
         [*TINY, *(word for name in ("A1", "A2", "B1", "B2") for word in ("--leave-out", name))],
@@ -274,6 +277,101 @@ def test_three_slides_are_enough_for_the_default_model(lab, tmp_path):
     assert spahgc("audit", out).stdout.count("clean  statistics") == 3
 
 
+def test_leaving_out_a_slide_that_cannot_be_used_is_a_note(lab, tmp_path):
+    out = tmp_path / "run"
+    told = spahgc("train", *TRAIN, "--test", "B2", "--leave-out", "C1", "--out", out)
+    (note,) = [line for line in told.stderr.splitlines() if line.startswith("C1 is left out: ")]
+    assert "it was named by --leave-out, and could not be used anyway: it is not embedded" in note
+
+
+def test_two_patients_are_enough_and_the_table_says_who_retrieves_from_whom(lab, tmp_path):
+    out = tmp_path / "out"
+    told = spahgc("evaluate", *TRAIN, "--no-paper", "--out", out)
+    shown = " ".join(told.stdout.split())
+    for held_out, patient in (("A1+A2", "B"), ("B1+B2", "A")):
+        note = f"with {held_out} held out all training slides are of one patient ({patient})"
+        assert f"Note: {note}: they retrieve from each other" in shown
+        assert any(
+            note in said for said in json.loads((out / "summary.json").read_text())["caveats"]
+        )
+    records = [read_run(place).record for place in find_runs(out)]
+    assert [record.train for record in records] == [
+        {name: record.train[name] for name in train}
+        for record, train in zip(records, (("B1", "B2"), ("A1", "A2")), strict=True)
+    ]
+    assert [record.references for record in records] == [("B1", "B2"), ("A1", "A2")]
+    assert "leak" not in spahgc("audit", out).stdout
+
+
+def test_a_patient_that_cannot_be_held_out_is_named_before_and_after(lab, tmp_path):
+    out = tmp_path / "out"
+    told = spahgc("evaluate", *TRAIN, "--no-paper", "--leave-out", "B1", "--out", out)
+    note = "not held out, as the other patients have too few slides to train on: A (A1, A2)"
+    assert note in told.stderr.splitlines()
+    assert f"Note: {note}" in " ".join(told.stdout.split())
+    assert note in json.loads((out / "summary.json").read_text())["caveats"]
+    assert [read_run(place).record.test for place in find_runs(out)] == [("B2",)]
+
+
+PAPER = ("--preset", "paper", "--epochs", "1")
+
+
+def test_without_an_index_that_fits_similar_spots_are_searched_in_memory_which_is_said_first(
+    lab, tmp_path
+):
+    bare = shutil.copytree("data.zarr", tmp_path / "bare.zarr")
+    spahgc("index", "remove", "--store", bare, "--name", EMBEDDING)
+    split = tmp_path / "split.csv"
+    split.write_text(ONE_FOLD.replace("B2,train", "B2,validation"))
+    scores = {}
+    for store in ("data.zarr", bare):
+        out = tmp_path / f"{store}-out".replace("/", "-").lstrip("-")
+        told = spahgc(
+            *("evaluate", *TRAIN, *PAPER, "--split", split, "--store", store, "--out", out)
+        )
+        notes = [line for line in told.stderr.splitlines() if "searched in memory" in line]
+        scores[store] = pd.read_parquet(out / "scores.parquet")
+        assert "leak" not in spahgc("audit", out).stdout
+    command = f"`spahgc index build --store {bare} --encoder tiny`"
+    said = f"there is no index 'tiny', so similar spots are searched in memory; {command} keeps"
+    assert notes == [f"{said} an index"]
+    pd.testing.assert_frame_equal(*scores.values())
+
+
+def test_what_a_later_fold_could_not_be_judged_for_is_refused_before_the_first(
+    lab, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("spahgc.model.evaluation.judge", None)
+    monkeypatch.setattr("spahgc.report.evaluation.EvaluationReport", None)
+    store = shutil.copytree("data.zarr", tmp_path / "twins.zarr")
+    slide, embedding_SD = draw_tissue("B2")
+    put_slide(open_store(store), replace(slide, name="B3"), embedding_SD)
+    (tmp_path / "late.txt").write_text("G1\nG7\n")
+    fewer = shutil.copytree("data.zarr", tmp_path / "fewer.zarr")
+    put_slide(open_store(fewer), without_gene(draw_tissue("A1")[0], "G7"), draw_tissue("A1")[1])
+    for place, genes, message in (
+        (store, "heg:6", "slides B2 and B3 have the same image or counts"),
+        (fewer, "heg:12", "asks for 12 genes, but 11 of 11"),
+        (fewer, tmp_path / "late.txt", "1 of 2 genes are not among the 11 genes of the slides"),
+    ):
+        assert message in the_error(
+            *("evaluate", *TINY, "--no-paper", "--split", "leave-one-slide-out"),
+            *("--genes", genes, "--store", place, "--out", tmp_path / "out"),
+        )
+        assert not list(tmp_path.glob("*out*"))
+
+
+def test_a_device_that_is_not_here_is_refused_before_anything_is_trained(
+    lab, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("spahgc.model.evaluation.judge", None)
+    monkeypatch.setattr("spahgc.model.runs.train_fold", None)
+    device = ("--networks", "1", "--device", "abacus", "--out", tmp_path / "out")
+    for command in (("evaluate", "--no-paper", "--split", "leave-one-slide-out"), ("train",)):
+        assert "no 1 × 'abacus' to train on here" in the_error(*command, *TRAIN, *device)
+        assert list(tmp_path.iterdir()) == []
+
+
 EVALUATE = ("evaluate", *TRAIN, "--no-paper", "--split", "split.csv")
 
 
@@ -295,7 +393,10 @@ def interrupted(trained, tmp_path_factory):
         patch.setattr(pieces, "write_judged", interrupt)
         told = spahgc(*EVALUATE, "--out", "runs/judged", exit_code=1)
     *_, kept, blank, aborted = told.stderr.splitlines()
-    assert kept == "what is done is kept: go on with `--resume --out runs/judged`"
+    left = folder / "runs/.judged.unfinished"
+    assert kept == (
+        f"what is done is kept: go on with `--resume --out runs/judged`, or remove {left}"
+    )
     assert (blank, aborted) == ("", "Aborted!")
     return folder
 
@@ -349,6 +450,37 @@ def test_an_interrupted_training_leaves_nothing_half_made(lab, tmp_path, monkeyp
     told = spahgc("train", *TRAIN, "--out", tmp_path / "run", exit_code=1)
     assert told.stderr.splitlines()[-1] == "Aborted!"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_evaluation_that_ends_in_an_error_says_what_is_left_and_goes_on(begun, monkeypatch):
+    shutil.rmtree(begun)
+
+    def fail(judged, place):
+        if place.name != "0":
+            raise StoreError("the disk is full")
+        kept(judged, place)
+
+    kept, out = pieces.write_judged, ("--out", "runs/judged")
+    with monkeypatch.context() as patch:
+        patch.setattr(pieces, "write_judged", fail)
+        *_, left, error = spahgc(*EVALUATE, *out, exit_code=1).stderr.splitlines()
+    command = "`--resume --out runs/judged`"
+    assert left == f"what is done is kept: go on with {command}, or remove {begun.absolute()}"
+    assert error == "Error: the disk is full"
+    spahgc(*EVALUATE, *out, "--resume")
+    assert [path.name for path in Path("runs").iterdir()] == ["judged"]
+
+
+def test_an_evaluation_whose_first_fold_fails_leaves_nothing(begun, monkeypatch):
+    def fail(*_):
+        raise StoreError("the disk is full")
+
+    shutil.rmtree(begun)
+    monkeypatch.setattr(pieces, "write_judged", fail)
+    told = spahgc(*EVALUATE, "--out", "runs/judged", exit_code=1).stderr.splitlines()
+    assert told[-1] == "Error: the disk is full"
+    assert not any("what is done" in line for line in told)
+    assert list(Path("runs").iterdir()) == []
 
 
 def test_a_training_goes_on_only_with_the_same_genes_and_devices(lab, tmp_path, monkeypatch):
