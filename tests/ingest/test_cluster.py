@@ -26,6 +26,7 @@ from spahgc.store.opening import create_store
 from spahgc.store.staging import add_slide
 from tests.conftest import build_slide
 from tests.ingest.conftest import with_image, write_noise
+from tests.processes import at_once
 
 N_SPOTS = 600
 
@@ -90,23 +91,15 @@ def worker_pids():
     return get_client().run(os.getpid).values()
 
 
+def embed_there(place, config):
+    drafts.SHARD_ROWS = 256  # in this process, as in the one that made the store
+    return embed_slides(place, config=config).embeddings
+
+
 def test_two_processes_embedding_one_slide_leave_it_whole(store, slide, tiny):
-    errors = []
-
-    def embed():
-        try:
-            embed_slides(store.path, config=tiny)
-        except Exception as error:  # noqa: BLE001  shown below
-            errors.append(error)
-
-    threads = [threading.Thread(target=embed) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-        time.sleep(0.3)
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    embedded = at_once(embed_there, [(store.path, tiny)] * 2)
     names = ("timm-test_vit", "timm-test_vit-60um")
+    assert embedded == [names] * 2
     assert set(open_cohort(store.path)["A1"].entry.encoders) == set(names)
     expect_whole(store, slide, tiny, names)
 

@@ -118,7 +118,7 @@ def test_interrupted_again_and_again_they_come_to_the_same_result(
             target=fit_elsewhere, args=(teaching.cohort.where, checkpoints)
         )
         parent.start()
-        parent.join()
+        parent.join(120)
         assert parent.exitcode == -signal.SIGKILL
         pids = [int(path.read_text()) for path in tmp_path.glob("*.pid")]
         deadline = time.monotonic() + 10

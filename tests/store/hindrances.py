@@ -7,6 +7,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from spahgc.errors import SpahgcError
+from tests.processes import LONGEST_SECONDS
 from tests.store import crashes
 
 _OVERRIDE = 0b110
@@ -46,7 +47,9 @@ def attempt(operation: str, place: str, other: str, hinder: Callable[[], None]) 
     process = context.Process(target=_work, args=arguments)
     process.start()
     theirs.close()
-    outcome = ours.recv()
+    if not ours.poll(LONGEST_SECONDS):
+        process.kill()
+    outcome = ours.recv()  # EOFError of one that was killed
     process.join()
     return outcome
 

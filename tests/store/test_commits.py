@@ -10,6 +10,7 @@ from spahgc.errors import DamagedStoreError, FormatVersionError, StoreError
 from spahgc.store.commits import Commit
 from spahgc.store.entries import SlideEntry
 from spahgc.store.opening import create_store, open_store
+from tests.processes import at_once
 
 
 def entry(n_spots: int = 1) -> SlideEntry:
@@ -57,10 +58,12 @@ def test_concurrent_commits_lose_nothing(tmp_path):
     assert open_store(path).head.number == len(names)
 
 
-def test_two_processes_may_make_one_store(tmp_path):
-    with ThreadPoolExecutor(8) as pool:
-        stores = list(pool.map(create_store, [tmp_path / "data.zarr"] * 8))
-    assert {store.head.number for store in stores} == {0}
+def make_store(path):
+    return create_store(path).head.number
+
+
+def test_eight_processes_may_make_one_store(tmp_path):
+    assert at_once(make_store, [(tmp_path / "data.zarr",)] * 8) == [0] * 8
     assert [item.name for item in tmp_path.iterdir()] == ["data.zarr"]
 
 

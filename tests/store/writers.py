@@ -1,14 +1,13 @@
 """Processes that write to one store at the same moment; they share nothing but its place."""
 
-import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 
 from spahgc.errors import SpahgcError
 from spahgc.store.opening import open_store
 from spahgc.store.staging import add_slide
 from tests.conftest import build_slide
+from tests.processes import at_once
 
 
 def add_slides(
@@ -27,9 +26,5 @@ def add_slides(
 
 def add_at_once(place: str, work: Sequence[Sequence[tuple[str, int]]]) -> list[list[str]]:
     """Let as many processes as ``work`` is long add their slides, all at the same time."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imported once, not once a process
     secrets = {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
-    with ProcessPoolExecutor(len(work), mp_context=context) as pool:
-        pending = [pool.submit(add_slides, place, slides, secrets) for slides in work]
-        return [future.result() for future in pending]
+    return at_once(add_slides, [(place, slides, secrets) for slides in work])
