@@ -192,6 +192,10 @@ def load_committee(
         ridge, shares_M = KernelRidge.read(part_of(arrays, RIDGE)), arrays[SHARES]
     except KeyError as error:
         raise _of_another(f"no {error}") from None
+    except IndexError:
+        raise _of_another("an empty array") from None
+    if strange := [n for n in arrays if n not in _LETTERS and not n.startswith(NETWORK)]:
+        raise _of_another(f"{strange[0]!r} is of none of its members")
     n_networks = len({name.partition(".")[0] for name in arrays if name.startswith(NETWORK)})
     if (network is None) != (n_networks == 0):
         raise _of_another(f"{n_networks} networks, of {network or 'no shape'}")

@@ -220,6 +220,11 @@ def predict_new(
 def _predict(
     predictor: Predictor, spots: SlideSpots, origin: Origin, *, looks_SD: NDArray[np.float32]
 ) -> anndata.AnnData:
+    if len(spots.embedding_SD) != len(spots.spot_names):
+        raise MismatchError(
+            f"slide {spots.name} has {len(spots.embedding_SD)} embeddings for "
+            f"{len(spots.spot_names)} spots; embed it again"
+        )
     predicted_SG = predictor.predict(spots)
     return as_anndata(
         predicted_SG,
