@@ -20,6 +20,7 @@ from spahgc.schema import Slide
 from spahgc.store.cohort import Cohort, open_cohort
 from spahgc.store.commits import Store
 from spahgc.store.drafts import EmbeddingDraft
+from spahgc.store.editing import remove_slide
 from spahgc.store.index import ReferenceIndex
 from spahgc.store.opening import create_store
 from spahgc.store.splits import make_fold
@@ -122,11 +123,19 @@ def grow_store(
     return open_cohort(path)
 
 
-def copy_store(grown: Cohort, path: Path, *changed: Slide) -> Cohort:
-    """Copy a store, put ``changed`` slides in their namesakes' places, and index it again."""
+def copy_store(grown: Cohort, path: Path, *changed: Slide, with_looks: bool = False) -> Cohort:
+    """Copy a store, put ``changed`` slides in their namesakes' places, and index it again.
+
+    They look as before, or where ``with_looks`` like no other.
+    """
     shutil.copytree(grown.store.path, path)
     for slide in changed:
-        put_slide(open_cohort(path).store, slide, draw_tissue(slide.name)[1])
+        if with_looks:  # embedded alike, the old embedding would be kept
+            remove_slide(open_cohort(path).store, slide.name)
+        _, embedding_SD = (
+            draw_noise(slide.name, seed=5, size=8) if with_looks else draw_tissue(slide.name)
+        )
+        put_slide(open_cohort(path).store, slide, embedding_SD)
     if changed:
         ReferenceIndex.build(open_cohort(path), embedding=EMBEDDING)
     return open_cohort(path)
@@ -146,6 +155,18 @@ def grown(tmp_path_factory) -> Cohort:
 def finished(grown) -> FinishedRun:
     """A model tested on B2, its epoch chosen by A1 and its teachers A2 and B1."""
     return train_fold(grown, fold_of(grown), config=RUN_CONFIG)
+
+
+@pytest.fixture(scope="session")
+def finished_default(grown) -> FinishedRun:
+    """The default preset tested on B2: the three others teach, each held out in turn."""
+    return train_fold(grown, fold_of(grown), config=DEFAULT_CONFIG)
+
+
+@pytest.fixture(scope="session", params=["finished", "finished_default"], ids=["paper", "default"])
+def finished_either(request) -> FinishedRun:
+    """A model of the paper's shape, then one of the default preset."""
+    return request.getfixturevalue(request.param)
 
 
 def weights_of(run) -> pd.Series:
