@@ -153,8 +153,9 @@ def fit_reducer(slides: Sequence[NDArray[np.float32]], *, n_components: int, see
     slides
         (S, D) features of each.
     n_components
-        P at most; fewer where there are fewer spots or features, and one of length 0 where nothing
-        tells the spots apart.
+        P at most; fewer where there are fewer spots or features, or where spots vary in fewer
+        directions: which others a solver would give depends on the machine. One of length 0 where
+        nothing tells the spots apart.
     seed
         Of the randomised solver, which large tables need.
     """
@@ -163,10 +164,12 @@ def fit_reducer(slides: Sequence[NDArray[np.float32]], *, n_components: int, see
         return Reducer(mean_D=stacked_SD[0], components_PD=np.zeros_like(stacked_SD[:1]))
     n_components = min(n_components, stacked_SD.shape[1], len(stacked_SD) - 1)
     pca = PCA(n_components, random_state=seed).fit(stacked_SD)
-    spread = float(np.sqrt(np.mean(pca.explained_variance_))) or 1.0
+    variance_P = pca.explained_variance_
+    varies_P = variance_P >= 1e-6 * variance_P.max(initial=0)
+    spread = float(np.sqrt(np.mean(variance_P[varies_P]))) or 1.0
     return Reducer(
         mean_D=pca.mean_.astype(np.float32),
-        components_PD=(pca.components_ / spread).astype(np.float32),
+        components_PD=(pca.components_[varies_P] / spread).astype(np.float32),
     )
 
 

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import threading
-import time
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial

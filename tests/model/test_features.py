@@ -81,6 +81,18 @@ def test_spots_that_all_look_the_same_are_reduced_to_nothing(n_spots):
     assert np.array_equal(reducer.reduce(np.eye(3, dtype=np.float32)), np.zeros((3, 1)))
 
 
+def test_directions_in_which_no_training_spot_differs_are_not_made_up():
+    generator = np.random.default_rng(0)
+    slides = [standardise(generator.normal(size=(n, 40)).astype(np.float32)) for n in (9, 12)]
+    reducer = fit_reducer(slides, n_components=256, seed=0)
+    assert len(reducer.components_PD) == 9 + 12 - 2, "each slide has a mean of its own"
+    outside_SD = generator.normal(size=(5, 40)).astype(np.float32)
+    rounded = [(each * generator.normal(1, 1e-7, each.shape)).astype(np.float32) for each in slides]
+    other = fit_reducer(rounded, n_components=256, seed=0)
+    first_S, second_S = (np.linalg.norm(r.reduce(outside_SD), axis=1) for r in (reducer, other))
+    np.testing.assert_allclose(first_S, second_S, rtol=1e-5)
+
+
 def test_a_reducer_is_read_back_as_it_was():
     reducer = fit_reducer(FIELDS, n_components=2, seed=0)
     again = Reducer.read(reducer.arrays())
