@@ -23,7 +23,7 @@ def cli() -> None:
 
     A slide's spots borrow from spots of other slides that look alike and whose expression is
     known. The way: ingest → index build → train → predict; evaluate says what to expect,
-    and audit proves that nothing leaked.
+    and audit works out again what a run was made of.
     """
 
 

@@ -135,19 +135,15 @@ def fit_committee(
         `TrainingConfig.max_epochs`.
     """
     progress = Progress(advance, config.n_trainings * training.max_epochs)
-    trials, curves = [], []
-    for held_out in _parts(teaching, n_parts=config.n_folds):
-        part = teaching.only([name for name in teaching.train if name not in held_out])
-        outside = {name: teaching.spots[name] for name in held_out}
-        members = _fit_members(part, outside, config, shape, training, progress)
-        curves += [trained.curve for trained in members.trained]
-        trials += [_try_out(part, members, spots) for spots in outside.values()]
+    trials, curves = hold_out(
+        teaching, config=config, shape=shape, training=training, progress=progress
+    )
     settled = _settle(trials, curves)
     final = replace(training, max_epochs=settled.n_epochs)
     members = _fit_members(teaching, {}, config, shape, final, progress)
     progress.finish()
     committee = _sit(teaching, members, settled)
-    held = {trial.slide: trial.mean_G + _stack(trial, settled) for trial in trials}
+    held = predict_held_out(trials, penalty=settled.penalty, shares_M=settled.shares_M)
     return Fitted(
         model=committee,
         arrays=committee.arrays(),
@@ -157,10 +153,44 @@ def fit_committee(
         else pd.DataFrame(columns=list(CURVE_COLUMNS)),
         best_epoch=settled.n_epochs,
         held_out=held,
-        validation_pcc=float(
-            np.mean([mean_pcc(expression_of(teaching.spots[n]), p) for n, p in held.items()])
-        ),
+        validation_pcc=score_held_out(teaching, held),
     )
+
+
+def hold_out(
+    teaching: TeachingSet,
+    *,
+    config: CommitteeConfig,
+    shape: NetworkShape,
+    training: TrainingConfig,
+    progress: Advance,
+) -> tuple[list[Trial], list[pd.DataFrame]]:
+    """Hold training slides out in turn: what is predicted for each, and the networks' curves."""
+    trials, curves = [], []
+    for held_out in _parts(teaching, n_parts=config.n_folds):
+        part = teaching.only([name for name in teaching.train if name not in held_out])
+        outside = {name: teaching.spots[name] for name in held_out}
+        members = _fit_members(part, outside, config, shape, training, progress)
+        curves += [trained.curve for trained in members.trained]
+        trials += [_try_out(part, members, spots) for spots in outside.values()]
+    return trials, curves
+
+
+def predict_held_out(
+    trials: Sequence[Trial], *, penalty: int, shares_M: NDArray[np.float32]
+) -> dict[str, NDArray[np.float32]]:
+    """Give the (S, G) prediction of each slide by the members that had not learned from it."""
+    return {
+        trial.slide: trial.mean_G
+        + (shares_M[0] * trial.by_ridge[penalty] + shares_M[1] * trial.by_networks_SG)
+        for trial in trials
+    }
+
+
+def score_held_out(teaching: TeachingSet, held_out: Mapping[str, NDArray[np.float32]]) -> float:
+    """Give the mean PCC over genes and held-out training slides."""
+    each = [mean_pcc(expression_of(teaching.spots[name]), p) for name, p in held_out.items()]
+    return float(np.mean(each))
 
 
 def _parts(teaching: TeachingSet, *, n_parts: int) -> list[list[str]]:
@@ -187,6 +217,18 @@ def fit_basis(slides: Sequence[SlideSpots], config: CommitteeConfig, *, seed: in
     )
 
 
+def fit_ridges(
+    reduced: Sequence[SlideSpots], config: CommitteeConfig, *, seed: int
+) -> list[KernelRidge]:
+    """Fit a ridge per penalty on slides that were reduced."""
+    return fit_kernel_ridge(
+        np.concatenate([with_neighbours(spots) for spots in reduced]),
+        np.concatenate([expression_of(spots) for spots in reduced]),
+        penalties=config.penalties,
+        seed=seed,
+    )
+
+
 def _fit_members(
     teaching: TeachingSet,
     outside: Mapping[str, SlideSpots],
@@ -199,12 +241,7 @@ def _fit_members(
     slides = list(teaching.spots.values())
     basis = fit_basis(slides, config, seed=training.seed)
     references = {name: basis.reduce(spots) for name, spots in teaching.spots.items()}
-    ridges = fit_kernel_ridge(
-        np.concatenate([with_neighbours(spots) for spots in references.values()]),
-        np.concatenate([expression_of(spots) for spots in references.values()]),
-        penalties=config.penalties,
-        seed=training.seed,
-    )
+    ridges = fit_ridges(list(references.values()), config, seed=training.seed)
     can_borrow = all(teaching.among(spots) for spots in slides)
     has_programmes = basis.programmes.loadings_AR.shape[1] > 0  # not where every gene is constant
     trained = []
@@ -253,30 +290,40 @@ def _try_out(part: TeachingSet, members: Members, spots: SlideSpots) -> Trial:
 
 
 def _settle(trials: Sequence[Trial], curves: Sequence[pd.DataFrame]) -> Settled:
-    """Choose by the squared error of every gene, in its own spread."""
-    measured_NG = np.concatenate([trial.measured_SG for trial in trials])
-    spread_G = measured_NG.std(axis=0)
-    scale_G = 1 / np.where(spread_G > 0, spread_G, np.inf)
-    ridge = [
-        np.concatenate(predicted) * scale_G
-        for predicted in zip(*(trial.by_ridge for trial in trials), strict=True)
-    ]
-    measured_NG = measured_NG * scale_G
-    penalty = int(np.argmin([np.mean((by_NG - measured_NG) ** 2) for by_NG in ridge]))
-    networks_NG = np.concatenate([trial.by_networks_SG for trial in trials]) * scale_G
-    members = np.stack([ridge[penalty].ravel(), networks_NG.ravel()], axis=1)
-    shares_M, _ = nnls(members, measured_NG.ravel())
+    penalty = int(np.argmin(penalty_errors(trials)))
     best = [1 + int(curve["validation_loss"].argmin()) for curve in curves]
     return Settled(
         penalty=penalty,
         n_epochs=round(float(np.median(best))) if best else 1,
-        shares_M=shares_M.astype(np.float32),
+        shares_M=weigh_members(trials, penalty=penalty),
     )
 
 
-def _stack(trial: Trial, settled: Settled) -> NDArray[np.float32]:
-    ridge_share, network_share = settled.shares_M
-    return ridge_share * trial.by_ridge[settled.penalty] + network_share * trial.by_networks_SG
+def penalty_errors(trials: Sequence[Trial]) -> list[float]:
+    """Give the mean squared error of each penalty's ridge, every gene in its own spread."""
+    scale_G, measured_NG = _scaled(trials)
+    return [
+        float(np.mean((np.concatenate(predicted) * scale_G - measured_NG) ** 2))
+        for predicted in zip(*(trial.by_ridge for trial in trials), strict=True)
+    ]
+
+
+def weigh_members(trials: Sequence[Trial], *, penalty: int) -> NDArray[np.float32]:
+    """Give the (2,) shares of ridge and networks whose sum comes closest to what was measured."""
+    scale_G, measured_NG = _scaled(trials)
+    ridge_NG = np.concatenate([trial.by_ridge[penalty] for trial in trials]) * scale_G
+    networks_NG = np.concatenate([trial.by_networks_SG for trial in trials]) * scale_G
+    members = np.stack([ridge_NG.ravel(), networks_NG.ravel()], axis=1)
+    shares_M, _ = nnls(members, measured_NG.ravel())
+    return shares_M.astype(np.float32)
+
+
+def _scaled(trials: Sequence[Trial]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Give 1 / spread of each gene, (G,), and what was measured in these units, (N, G)."""
+    measured_NG = np.concatenate([trial.measured_SG for trial in trials])
+    spread_G = measured_NG.std(axis=0)
+    scale_G = 1 / np.where(spread_G > 0, spread_G, np.inf)
+    return scale_G, measured_NG * scale_G
 
 
 def _sit(teaching: TeachingSet, members: Members, settled: Settled) -> Committee:

@@ -262,7 +262,7 @@ def _record(
         committee=None if config.committee is None else _plain(config.committee),
         best_epoch=fitted.best_epoch,
         validation_pcc=fitted.validation_pcc,
-        versions=_versions(),
+        versions=library_versions(),
         split=fold.rule,
         shared_patients=fold.shared_patients,
         references=tuple(sorted(teaching.borrowed)),
@@ -312,8 +312,12 @@ def score_slide(
     return table
 
 
-def _versions() -> dict[str, str]:
-    names = ("spahgc", "torch", "torch-geometric", "lightning", "numpy", "scanpy")
+def library_versions() -> dict[str, str]:
+    """Give the versions of Python and of the libraries that decide numbers, by name."""
+    names = (
+        *("spahgc", "torch", "torch-geometric", "lightning"),
+        *("numpy", "scipy", "scikit-learn", "scanpy"),
+    )
     return {
         "python": platform.python_version(),
         "faiss": FAISS_VERSION,  # of whichever wheel is installed

@@ -274,7 +274,9 @@ def test_three_slides_are_enough_for_the_default_model(lab, tmp_path):
         (["A1", "B2"], ["A2"]),
         (["A1", "A2"], ["B2"]),
     ]
-    assert spahgc("audit", out).stdout.count("clean  statistics") == 3
+    told = spahgc("audit", out).stdout
+    assert told.count("clean       statistics") == 3
+    assert told.count("not checked baselines  no baseline was fitted again") == 1
 
 
 def test_leaving_out_a_slide_that_cannot_be_used_is_a_note(lab, tmp_path):
@@ -514,7 +516,7 @@ def test_a_leak_ends_with_an_error_that_names_the_run(lab, run_copy):
     record = json.loads((run_copy / "run.json").read_text())
     forge(run_copy, panel=record["panel"][::-1])
     result = spahgc("audit", run_copy, exit_code=1)
-    assert "leak   panel" in result.stdout
+    assert "leak        panel" in result.stdout
     assert result.stderr.splitlines()[-1] == f"Error: 1 of 1 runs leak: {run_copy}"
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spahgc.errors import MismatchError
-from spahgc.model import committee_fitting, runs, teaching
+from spahgc.model import committee_fitting, paper, runs, teaching
 from spahgc.model.audit import CHECKS, audit_run
 from spahgc.model.committee_fitting import CommitteeConfig
 from spahgc.model.copies import find_copies
@@ -12,6 +12,9 @@ from spahgc.model.panel_rules import PanelRule
 from spahgc.model.panels import GenePanel
 from spahgc.model.prediction import open_predictor
 from spahgc.model.runs import MODEL, score_slide, train_fold
+from spahgc.model.scoring import mean_pcc
+from spahgc.model.spots import expression_of
+from spahgc.model.trust import find_trust
 from spahgc.store.cohort import open_cohort
 from spahgc.store.index import ReferenceIndex
 from spahgc.store.splits import BY_PATIENT
@@ -51,8 +54,14 @@ def odd(grown, tmp_path_factory):
 
 def test_an_honest_run_is_clean(finished, grown):
     findings = audit_run(finished.run, grown)
-    assert {f.verdict for f in findings} == {"clean", "caveat"}
-    assert len(findings) == len(CHECKS)
+    verdicts = {f.check: f.verdict for f in findings}
+    assert len(verdicts) == len(findings) == len(CHECKS)
+    of_committees = ("statistics", "ridge", "choices")
+    assert {check for check, verdict in verdicts.items() if verdict == "absent"} == {*of_committees}
+    assert [check for check, verdict in verdicts.items() if verdict == "not checked"] == [
+        "networks"
+    ]
+    assert "leak" not in verdicts.values()
     (caveat,) = [f.text for f in findings if f.verdict == "caveat"]
     assert "patient (B) on both sides" in caveat
 
@@ -167,6 +176,47 @@ def test_an_epoch_chosen_by_the_test_slide_is_named(odd, careless):
     assert "on the test slides it is" in leaks_of(hidden, odd)["checkpoint"]
 
 
+def test_an_epoch_chosen_by_the_test_slide_is_named_where_the_scores_were_taken_later(
+    odd, careless
+):
+    leaky = train_fold(odd, replace(fold_of(odd), validation=("B2",)), config=RUN_CONFIG).run
+    content = {**leaky.record.judged, "A1": odd["A1"].entry.content}
+    claim = lie(leaky, validation=("A1",), judged=content)
+    predictor = open_predictor(claim, odd)
+    spots = predictor.teaching.read("A1")
+    predicted_SG = predictor.predict(spots)
+    later = lie(claim, validation_pcc=mean_pcc(expression_of(spots), predicted_SG))
+    later = replace(later, trust=find_trust(predictor.teaching, held_out={"A1": predicted_SG}))
+    leaks = leaks_of(later, odd)
+    assert set(leaks) == {"checkpoint", "panel"}, "a validation slide helps to choose the genes"
+    assert "other slides chose the epoch" in leaks["checkpoint"]
+
+
+def test_a_network_that_the_test_slide_taught_is_not_called_clean(odd, monkeypatch):
+    honest, outsider = paper.train_network, []
+
+    def train(samples, **how):
+        return honest([*samples, *outsider], **how)
+
+    fold = fold_of(odd)
+    monkeypatch.setattr(paper, "train_network", train)
+    taught = runs.gather_fold(odd, fold, config=RUN_CONFIG)
+    outsider.append(paper._sample(taught, taught.read("B2")))
+    leaky = train_fold(odd, fold, config=RUN_CONFIG).run
+    monkeypatch.undo()
+    found = {f.check: f for f in audit_run(leaky, odd)}
+    assert "leak" not in {f.verdict for f in found.values()}, "an audit cannot see this one"
+    assert found["networks"].verdict == "not checked"
+    assert "if a test slide taught one, that was not seen here" in found["networks"].text
+
+
+def test_reliability_of_the_papers_network_found_on_the_test_slide_is_named(finished, grown):
+    predictor = open_predictor(finished.run, grown)
+    held_out = {"A1": predictor.predict(predictor.teaching.read("B2"))[:30]}
+    trust = find_trust(predictor.teaching, held_out=held_out)
+    assert "reliability of genes" in leaks_of(replace(finished.run, trust=trust), grown)["trust"]
+
+
 def test_another_epoch_than_the_least_validation_loss_is_named(finished, grown):
     best = finished.run.record.best_epoch
     other = lie(finished.run, best_epoch=1 + best % 3)
@@ -208,8 +258,8 @@ def test_a_run_that_tested_nothing_can_be_audited(finished, grown):
     assert leaks_of(untested, grown) == {}
 
 
-def test_beside_a_store_that_changed_nothing_can_be_proved(finished, odd):
-    with pytest.raises(MismatchError, match=r"slide B2 .*nothing can be proved"):
+def test_beside_a_store_that_changed_nothing_can_be_worked_out(finished, odd):
+    with pytest.raises(MismatchError, match=r"slide B2 .*nothing can be worked out again"):
         audit_run(finished.run, odd)
 
 

@@ -1,6 +1,8 @@
-"""Prove from the records, the weights and the store that nothing of a test slide taught a run.
+"""Work out again what a run was made of, as far as that takes seconds, and name what leaked.
 
-Nothing here believes what a record says of itself where it can be worked out again.
+What is quickly fitted is fitted again and compared with the run's weights; what is not, a graph
+network, is said not to have been checked. Nothing here believes what a record says of itself where
+it can be worked out again.
 """
 
 from spahgc.model.audit.evidence import Finding

@@ -1,19 +1,18 @@
-"""Checks that work out again what slides decided: genes, scaling, scores, epoch.
+"""Checks that work out again what slides decided: genes, scores, epoch.
 
 Dimension letters in this file:
 
 S spots, G genes
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from spahgc.model.audit.evidence import Evidence, Finding, verdict_of
-from spahgc.model.committee import PROGRAMMES, REDUCER
-from spahgc.model.committee_fitting import CommitteeConfig, fit_basis
+from spahgc.model.audit.evidence import SCORE_TOLERANCE, Evidence, Finding, verdict_of
+from spahgc.model.losses import expression_loss
 from spahgc.model.panel_rules import PanelRule
 from spahgc.model.panels import GenePanel
 from spahgc.model.prediction import Predictor
@@ -21,9 +20,6 @@ from spahgc.model.scoring import mean_pcc, score_listed
 from spahgc.model.spots import SlideSpots, expression_of
 from spahgc.model.teaching import choose_genes, choose_programme_genes
 from spahgc.store.run_record import gene_names_of
-
-TOLERANCE: Final = 2e-3
-"""How much a score may differ when it is worked out again, perhaps on another machine."""
 
 
 def check_panel(evidence: Evidence) -> Iterator[Finding]:
@@ -62,50 +58,11 @@ def check_panel(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-def check_statistics(evidence: Evidence) -> Iterator[Finding]:
-    """Fit again what features and expression are scaled and reduced by."""
-    record = evidence.run.record
-    if record.committee is None:
-        text = "nothing is scaled or reduced by any slide but the one it belongs to"
-        yield Finding(check="statistics", verdict="clean", text=text)
-        return
-    teachers = list(evidence.predictor.teaching.spots.values())
-    if _differs(evidence, teachers) is None:
-        text = f"means of features and expression are those of {', '.join(record.train)} alone"
-        yield Finding(check="statistics", verdict="clean", text=text)
-        return
-    with_test = _differs(evidence, [*teachers, *evidence.test.values()])
-    how = "not reproducible" if with_test else "fitted with the test slides"
-    yield Finding(
-        check="statistics",
-        verdict="leak",
-        text=f"the scaling is {how}: {_differs(evidence, teachers)} is not that of the training "
-        "slides",
-    )
-
-
-def _differs(evidence: Evidence, slides: Sequence[SlideSpots]) -> str | None:
-    """Name a statistic that is not what these slides give, None where all are."""
-    weights = evidence.run.weights
-    committee = evidence.settings.committee or CommitteeConfig()
-    basis = fit_basis(slides, committee, seed=evidence.settings.training.seed)
-    again = {
-        f"{REDUCER}mean": basis.reducer.arrays()["mean"],
-        f"{PROGRAMMES}mean": basis.programmes.arrays()["mean"],
-    }
-    for name, values in again.items():
-        stored = weights[name]
-        scale = float(np.abs(values).max()) or 1.0
-        if stored.shape != values.shape or np.abs(stored - values).max() > TOLERANCE * scale:
-            return name
-    return None
-
-
 def check_scores(evidence: Evidence) -> Iterator[Finding]:
     """Predict the test slides again, from the training slides alone."""
     scores = evidence.run.scores
     if scores is None:
-        yield Finding(check="scores", verdict="clean", text="the run was tested on nothing")
+        yield Finding(check="scores", verdict="absent", text="the run was tested on nothing")
         return
     leaks = []
     for name, spots in evidence.test.items():
@@ -120,7 +77,7 @@ def check_scores(evidence: Evidence) -> Iterator[Finding]:
             # a score that is undefined once is as far off as can be
             one_sided = again[column].isna() != stored[column].isna()
             difference = (again[column] - stored[column]).abs().mask(one_sided, np.inf).max()
-            if difference > TOLERANCE:
+            if difference > SCORE_TOLERANCE:
                 leaks.append(
                     f"{name} predicted again from the training slides alone gives other scores "
                     f"({column} differs by up to {difference:.3g}): something else was seen"
@@ -143,9 +100,7 @@ def check_checkpoint(evidence: Evidence) -> Iterator[Finding]:
             f"{name} was held out to settle the model, but is no training slide"
             for name in sorted(held_out - set(record.train))
         ]
-        chosen = f"epoch {record.best_epoch}" if len(curve) else "the penalty"
-        told = f"training slides held out in turn chose {chosen}"
-        yield verdict_of("checkpoint", leaks, clean=told)
+        yield _without_validation(evidence, leaks)
         return
     least = int(curve["epoch"].iloc[int(curve["validation_loss"].argmin())])
     if least != record.best_epoch:
@@ -153,19 +108,51 @@ def check_checkpoint(evidence: Evidence) -> Iterator[Finding]:
             f"epoch {record.best_epoch} was kept, but the validation loss is least at epoch {least}"
         )
     again = _mean_pcc(evidence.predictor, evidence.validation)
-    if not abs(again - record.validation_pcc) <= TOLERANCE:  # nor NaN
+    if not abs(again - record.validation_pcc) <= SCORE_TOLERANCE:  # nor NaN
         by_test = _mean_pcc(evidence.predictor, evidence.test)
-        is_test = abs(by_test - record.validation_pcc) <= TOLERANCE
+        is_test = abs(by_test - record.validation_pcc) <= SCORE_TOLERANCE
         who = f"; on the test slides it is {by_test:.4f}: they chose it" if is_test else ""
         leaks.append(
             f"on {', '.join(record.validation)} the kept weights have a mean PCC of {again:.4f}, "
             f"but the run says {record.validation_pcc:.4f}{who}"
+        )
+    loss = float(curve["validation_loss"].min())
+    loss_again = _mean_loss(evidence.predictor, evidence.validation)
+    if not abs(loss_again - loss) <= SCORE_TOLERANCE * max(1.0, abs(loss)):
+        leaks.append(
+            f"on {', '.join(record.validation)} the kept weights have a loss of {loss_again:.4f}, "
+            f"but the learning curve says {loss:.4f}: other slides chose the epoch"
         )
     yield verdict_of(
         "checkpoint",
         leaks,
         clean=f"epoch {record.best_epoch} has the least loss on {', '.join(record.validation)}",
     )
+
+
+def _without_validation(evidence: Evidence, leaks: list[str]) -> Finding:
+    """Say who chose, where no validation slide did."""
+    if leaks:
+        return verdict_of("checkpoint", leaks, clean="")
+    if not evidence.has_networks:
+        text = "training slides held out in turn chose the penalty"
+        return Finding(check="checkpoint", verdict="absent", text=text)
+    text = (
+        "the run says that training slides held out in turn chose epoch "
+        f"{evidence.run.record.best_epoch}; no network was trained again to see whether they do"
+    )
+    return Finding(check="checkpoint", verdict="not checked", text=text)
+
+
+def _mean_loss(predictor: Predictor, slides: dict[str, SlideSpots]) -> float:
+    """Give the loss that chooses the epoch, as training writes it into the curve."""
+    each = []
+    for spots in slides.values():
+        measured_SG, predicted_SG = expression_of(spots), predictor.predict(spots)
+        listed_G = np.isfinite(measured_SG).all(axis=0)
+        pair = (torch.from_numpy(array[:, listed_G]) for array in (predicted_SG, measured_SG))
+        each.append(float(expression_loss(*pair)))
+    return float(np.mean(each))
 
 
 def _mean_pcc(predictor: Predictor, slides: dict[str, SlideSpots]) -> float:
