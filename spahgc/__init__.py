@@ -1,4 +1,4 @@
-"""Predict spatial gene expression from H&E images by borrowing from slides that look alike.
+"""Predict spatial gene expression from H&E images and see how far to believe it.
 
 *Ingest fills the store, the model reads the store, the store knows neither.*
 """

@@ -21,9 +21,10 @@ from spahgc.commands.train import train
 def cli() -> None:
     """Predict spatial gene expression from H&E images.
 
-    A slide's spots borrow from spots of other slides that look alike and whose expression is
-    known. The way: ingest → index build → train → predict; evaluate says what to expect,
-    and audit works out again what a run was made of.
+    By default a kernel ridge predicts gene programs from four fields of view of a spot; the graph
+    network of the SpaHGC paper is --preset paper, or --networks N beside the ridge. The way:
+    ingest → index build → train → predict; evaluate says what to expect, and audit works out
+    again what a run was made of.
     """
 
 

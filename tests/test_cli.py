@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from spahgc.cli import cli
 from spahgc.demo.formats import write_demo_slides
+from spahgc.store.run_record import KERNEL_RIDGE
 
 
 def commands(group: click.Group = cli, prefix: str = ""):
@@ -152,15 +153,15 @@ def test_evaluate_shows_the_model_beside_its_baselines(in_lab, tmp_path):
     out = tmp_path / "evaluation"
     result = spahgc("evaluate", "--genes", "hvg:20", "--epochs", "1", "--out", str(out))
     assert result.exit_code == 0, result.output
-    for method in ("SpaHGC", "ridge own|near smoothed", "50 nearest", "depth alone", "mean"):
+    for method in (KERNEL_RIDGE, "ridge own|near smoothed", "50 nearest", "depth alone", "mean"):
         assert method in result.output
     scores = pd.read_parquet(out / "scores.parquet")
     slides = set(json.loads(spahgc("store", "ls", "--json").output))
     assert set(scores["slide"]) == slides
     assert (scores.groupby(["slide", "method"]).size() == 20).all()
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["methods"]["SpaHGC"]["mean"] == pytest.approx(
-        scores[scores["method"] == "SpaHGC"].groupby("slide")["pcc"].mean().mean()
+    assert summary["methods"][KERNEL_RIDGE]["mean"] == pytest.approx(
+        scores[scores["method"] == KERNEL_RIDGE].groupby("slide")["pcc"].mean().mean()
     )
     assert len(list((out / "pictures").glob("genes-*.png"))) == len(slides)
 

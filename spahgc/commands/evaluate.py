@@ -51,9 +51,11 @@ if TYPE_CHECKING:
     "--beside",
     default="lite0-154um",
     show_default=True,
-    help="Embedding of the paper's model, and of further baselines, beside the default one.",
+    help="Embedding of the paper's network, and of further baselines, beside the default preset.",
 )
-@click.option("--no-paper", is_flag=True, help="Do not judge the paper's model beside the default.")
+@click.option(
+    "--no-paper", is_flag=True, help="Do not judge the paper's network beside the default preset."
+)
 @training_options
 def evaluate(
     store: str,
@@ -70,9 +72,13 @@ def evaluate(
     as_json: bool,
     **how: Any,  # noqa: ANN401  see training_options
 ) -> None:
-    """Judge the model beside its baselines: every slide or patient is held out once."""
+    """Judge the model beside its baselines: every slide or patient is held out once.
+
+    The model is the default preset's kernel ridge on gene programs, and beside it the paper's graph
+    network; --networks N stacks graph networks with the ridge.
+    """
     from spahgc.model.evaluation import plan_tasks
-    from spahgc.model.runs import MODEL, check_folds
+    from spahgc.model.runs import check_folds
     from spahgc.report.evaluation import EvaluationReport
     from spahgc.store.run_folders import WORK
     from spahgc.store.split_files import read_folds
@@ -89,7 +95,7 @@ def evaluate(
     say_left_out(usable)
     patients = cohort.patients(usable.names)
     folds = read_folds(patients, split=split, n_teachers=config.n_teachers)
-    models = {MODEL: config}
+    models = {config.method: config}
     if not no_paper and config.committee is not None:
         models |= _paper(
             cohort, folds, config, embedding=beside, epochs=how["epochs"], near=how["near"]
@@ -131,7 +137,6 @@ def _paper(
 ) -> dict[str, RunConfig]:
     """Describe the paper's model on the same panel, where slides and embeddings are enough."""
     from spahgc.model.presets import PAPER
-    from spahgc.model.runs import PAPER_MODEL
 
     lacking = [name for name in _slides_of(folds) if embedding not in cohort[name].entry.encoders]
     reason = ""
@@ -140,7 +145,7 @@ def _paper(
     elif small := [fold.name for fold in folds if not _has_third(fold)]:
         reason = f"with {small[0]} held out no third slide is left to choose its epoch"
     if reason:
-        click.echo(f"the paper's model is left out: {reason}", err=True)
+        click.echo(f"the paper's network is left out: {reason}", err=True)
         return {}
     features = replace(PAPER.features, embeddings=(embedding,))
     max_epochs = epochs or PAPER.training.max_epochs
@@ -158,7 +163,7 @@ def _paper(
         gene_names=config.gene_names,
         training=training,
     )
-    return {PAPER_MODEL: paper}
+    return {paper.method: paper}
 
 
 def _slides_of(folds: list[Fold]) -> list[str]:

@@ -42,7 +42,8 @@ def run_ls(folder: Path, *, as_json: bool) -> None:
         except StoreError as error:  # the others can still be listed
             problems.append(spell_plain(str(error)))
     if as_json:
-        click.echo(json.dumps({str(path): asdict(r) for path, r in records.items()}, indent=1))
+        told = {str(path): {**asdict(r), "method": r.method} for path, r in records.items()}
+        click.echo(json.dumps(told, indent=1))
     elif records:
         print_runs(records, console=console())
     for problem in problems:

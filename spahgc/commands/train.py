@@ -42,11 +42,15 @@ def train(
     as_json: bool,
     **how: Any,  # noqa: ANN401  see training_options
 ) -> None:
-    """Train on every slide that has an image and expression, but those kept for --test."""
+    """Train on every slide that has an image and expression, but those kept for --test.
+
+    By default a kernel ridge on gene programs, without any graph; --networks N puts graph networks
+    beside it, --preset paper trains the paper's graph network alone.
+    """
     from spahgc.model.checkpoints import Checkpoints
     from spahgc.model.curves import TENSORBOARD, show_curves
     from spahgc.model.resuming import keep_checkpoints
-    from spahgc.model.runs import MODEL, train_fold
+    from spahgc.model.runs import train_fold
     from spahgc.report.pictures import plot_curve
     from spahgc.store.run_folders import WORK
     from spahgc.store.runs import write_run
@@ -72,7 +76,7 @@ def train(
         err=True,
     )
     say_no_index(cohort, usable.names, config)
-    plan = plan_of(cohort, folds=[fold], configs={MODEL: config})
+    plan = plan_of(cohort, folds=[fold], configs={config.method: config})
     with making(folder, plan=plan, resume=resume) as unfinished:
         check_device_of(config)
         with (
@@ -95,11 +99,12 @@ def _say_run(run: Run, folder: Path, *, caveat: str | None, as_json: bool) -> No
     if as_json:
         from dataclasses import asdict
 
-        click.echo(json.dumps({"run": str(folder), "test_pcc": tested, **asdict(record)}, indent=1))
+        told = {"run": str(folder), "method": record.method, "test_pcc": tested, **asdict(record)}
+        click.echo(json.dumps(told, indent=1))
         return
     epoch = f"epoch {record.best_epoch} of {len(run.curve)}, " if len(run.curve) else ""
     click.echo(
-        f"run: {folder} ({epoch}"
+        f"run: {folder} ({record.method}, {epoch}"
         f"mean PCC on {', '.join(record.validation) or 'training slides held out in turn'}: "
         f"{record.validation_pcc:.3f}, "
         f"panel {record.panel_rule} {record.panel_digest})"

@@ -52,7 +52,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["default", "paper"]),
             default="default",
             show_default=True,
-            help="What predicts best, or the paper's model to the letter.",
+            help="A kernel ridge on gene programs, or the paper's graph network to the letter.",
         ),
         click.option(
             "--near",

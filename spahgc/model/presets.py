@@ -1,4 +1,4 @@
-"""The two ways to train: the paper's model to the letter, and what predicts best."""
+"""The two ways to train: the paper's graph network, and a kernel ridge on gene programs."""
 
 from typing import Final
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,15 +31,9 @@ from spahgc.model.trust import find_trust
 from spahgc.store.cohort import Cohort
 from spahgc.store.gene_names import BY_ID, GeneNames
 from spahgc.store.index import FAISS_VERSION
-from spahgc.store.run_record import RunRecord
+from spahgc.store.run_record import KERNEL_RIDGE, PAPER, STACKED, RunRecord
 from spahgc.store.runs import Run
 from spahgc.store.splits import Fold
-
-MODEL: Final = "SpaHGC"
-"""What the model is called beside the baselines."""
-
-PAPER_MODEL: Final = "SpaHGC, paper"
-"""What the paper's preset is called beside the default one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +63,13 @@ class RunConfig:
 
     committee: CommitteeConfig | None = None
     """Who else predicts; None is the paper's network alone."""
+
+    @property
+    def method(self) -> str:
+        """What it is called beside the baselines: see `RunRecord.method`."""
+        if self.committee is None:
+            return PAPER
+        return STACKED if self.committee.n_networks else KERNEL_RIDGE
 
     @property
     def n_epochs(self) -> int:
@@ -139,7 +140,7 @@ def train_fold(
     tested = {name: teaching.read(name) for name in fold.test}
     predictions = {name: fitted.model.predict(spots) for name, spots in tested.items()}
     scores = [
-        score_slide(spots, predictions[name], teaching, method=MODEL, fold=fold.name)
+        score_slide(spots, predictions[name], teaching, method=config.method, fold=fold.name)
         for name, spots in tested.items()
     ]
     run = Run(

@@ -264,7 +264,7 @@ def wide_of(spots: SlideSpots) -> NDArray[np.float32]:
         If nothing was measured on it, or nobody asked for those genes.
     """
     if spots.wide_SA is None:
-        raise MissingError(f"slide {spots.name} has no expression to find programmes in")
+        raise MissingError(f"slide {spots.name} has no expression to find programs in")
     return spots.wide_SA
 
 

@@ -35,7 +35,8 @@ def print_runs(records: Mapping[Path, RunRecord], *, console: Console) -> None:
     """
     table = Table()
     table.add_column("run", overflow="fold")
-    for column in ("made", "panel", "train", "test", "embedding"):
+    table.add_column("made", no_wrap=True)
+    for column in ("method", "panel", "train", "test", "embedding"):
         table.add_column(column)
     table.add_column("held-out PCC", justify="right")
     for path, record in records.items():
@@ -43,6 +44,7 @@ def print_runs(records: Mapping[Path, RunRecord], *, console: Console) -> None:
         table.add_row(
             _plain(path),
             _plain(record.made_at[:16].replace("T", " ")),
+            record.method,
             _plain(f"{record.panel_rule} {record.panel_digest}"),
             _plain(_some(tuple(record.train))),
             _plain((_some(record.test) or "–") + weaker),
@@ -60,6 +62,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         scores = json.loads(means.to_json(orient="index"))
     return {
         **asdict(run.record),
+        "method": run.record.method,
         "caveat": caveat_of(run.record.shared_patients),
         "test_scores": scores,
         "trust": None if run.trust is None else json.loads(serialise_trust(run.trust)),
@@ -83,6 +86,7 @@ def print_run(run: Run, *, console: Console, title: str) -> None:
     facts = {
         "store": f"{record.store}, commit {record.commit}",
         "made": f"{record.made_at}, spahgc {record.versions.get('spahgc', '?')}",
+        "method": record.method,
         "embeddings": ", ".join(f"{n} ({d[:12]})" for n, d in record.fingerprints.items()),
         "panel": f"{record.panel_rule}: {len(record.panel)} genes ({record.panel_digest})",
         "split": record.split,

@@ -15,6 +15,8 @@ from spahgc.store.durable import IS_WINDOWS, sync_tree, write_durably
 PLAN: Final = "plan.json"
 WORK: Final = "work"
 """What a later attempt goes on from; not part of what is made."""
+MOST_CHANGED: Final = 6
+"""Settings named where an attempt cannot be gone on with."""
 
 
 @contextmanager
@@ -70,9 +72,11 @@ def _begin(unfinished: Path, path: Path, *, plan: dict[str, Any], resume: bool) 
             )
         before = _read_plan(unfinished)
         if before != plan:
-            changed = [key for key in {**before, **plan} if before.get(key) != plan.get(key)]
+            changed = sorted(k for k in {**before, **plan} if before.get(k) != plan.get(k))
+            n_more = len(changed) - MOST_CHANGED
+            named = ", ".join(changed[:MOST_CHANGED]) + (f" and {n_more} more" * (n_more > 0))
             raise MismatchError(
-                f"{path} was begun with other settings ({', '.join(sorted(changed))}); give the "
+                f"{path} was begun with other settings ({named}); give the "
                 f"same ones to `--resume`, or remove {unfinished}"
             )
         return

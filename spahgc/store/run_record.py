@@ -21,6 +21,14 @@ FILES: Final = "files"
 """Key in ``run.json`` of the sha256 of every other file of the run."""
 DIGEST: Final = "sha256"
 """Key in ``run.json`` of the sha256 of all else in it."""
+KERNEL_RIDGE: Final = "kernel ridge on gene programs"
+"""What the default preset is called wherever methods are named: no network, graph or retrieval."""
+STACKED: Final = "SpaHGC networks + kernel ridge, stacked"
+"""The same with graph networks beside the ridge (`--networks N`)."""
+PAPER: Final = "SpaHGC (paper)"
+"""The paper's network alone (`--preset paper`)."""
+OLD_NAMES: Final = ("SpaHGC", "SpaHGC, paper")
+"""What scores written earlier call any of them; `RunRecord.method` says which it was."""
 CURE: Final = "copy the whole run again, or train again with `spahgc train`"
 
 
@@ -125,6 +133,13 @@ class RunRecord:
     version: int = RUN_VERSION
     """Version of this record's form."""
 
+    @property
+    def method(self) -> str:
+        """What the model is called in tables, pictures and JSON: by what was trained."""
+        if self.committee is None:
+            return PAPER
+        return STACKED if self.network else KERNEL_RIDGE
+
 
 def gene_names_of(record: RunRecord) -> GeneNames:
     """Give what a run's slides name their genes by."""
@@ -192,7 +207,7 @@ def _contradictions(record: RunRecord) -> Iterator[str]:
     if strangers := sorted(set(record.train) - set(record.groups)):
         yield f"its groups lack {spell_value(strangers[0])}, which it was trained on"
     if record.committee is not None and not record.wide:
-        yield "it has a committee, but its wide names no gene to find programmes in"
+        yield "it has a committee, but its wide names no gene to find programs in"
     if not (isfinite(record.target_sum) and record.target_sum > 0):
         yield f"its target_sum is {record.target_sum}, expected more than 0"
     for name, digest in record.fingerprints.items():

@@ -17,7 +17,14 @@ from safetensors.numpy import load_file, save
 from spahgc.errors import DamagedStoreError, MissingError
 from spahgc.store.confidence import Trust, parse_trust, serialise_trust
 from spahgc.store.handing_on import name_of_file
-from spahgc.store.run_record import RECORD, RunRecord, damaged, read_listing, write_record
+from spahgc.store.run_record import (
+    OLD_NAMES,
+    RECORD,
+    RunRecord,
+    damaged,
+    read_listing,
+    write_record,
+)
 
 WEIGHTS: Final = "weights.safetensors"
 CURVE: Final = "curve.csv"
@@ -86,7 +93,7 @@ def read_run(path: Path) -> Run:
             record=record,
             weights=load_file(path / WEIGHTS),
             curve=pd.read_csv(path / CURVE, float_precision="round_trip"),
-            scores=pd.read_parquet(path / SCORES) if SCORES in files else None,
+            scores=_read_scores(path / SCORES, record) if SCORES in files else None,
             trust=parse_trust((path / TRUST).read_text()) if TRUST in files else None,
             folder=path,
         )
@@ -169,6 +176,13 @@ def _check_files(path: Path, files: Mapping[str, str]) -> None:
         if _digest(path / name) != digest:
             problem = f"{name} is not the file that was written with it (its sha256 differs)"
             raise damaged(path, problem)
+
+
+def _read_scores(path: Path, record: RunRecord) -> pd.DataFrame:
+    scores = pd.read_parquet(path)
+    if "method" in scores:  # older ones call every model the same
+        scores["method"] = scores["method"].replace(dict.fromkeys(OLD_NAMES, record.method))
+    return scores
 
 
 def _check_contents(run: Run) -> None:

@@ -5,12 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from spahgc.store.runs import read_run
+from spahgc.store.run_record import KERNEL_RIDGE, PAPER
+from spahgc.store.runs import read_run, write_run
 from spahgc.store.words import is_plain
 from tests.commands.conftest import TRAIN, files, forge, spahgc, the_error
 
@@ -45,9 +48,11 @@ def test_ls_lists_every_run_below(runs):
     (row,) = [row for row in rows if row[:1] == ["runs/first"]]
     record = read_run(runs / "first").record
     made = record.made_at[:16].replace("T", " ")
-    assert row[1:4] == [made, "heg:6", "A1, A2, B1"]
-    assert row[4].startswith("B2 (weaker:")
-    assert row[5:] == ["tiny", f"{record.validation_pcc:.3f}"]
+    assert row[1] == made
+    assert KERNEL_RIDGE.startswith(row[2])
+    assert row[3:5] == ["heg:6", "A1, A2, B1"]
+    assert row[5].startswith("B2 (weaker:")
+    assert row[6:] == ["tiny", f"{record.validation_pcc:.3f}"]
     assert shown.count(record.panel_digest) == shown.count("heg:6") == 2
 
 
@@ -55,6 +60,7 @@ def test_ls_reports_for_machines(runs):
     told = json.loads(spahgc("run", "ls", "--json").stdout)
     assert list(told) == ["runs/evaluation/folds/1-B2/spahgc-seed0", "runs/first"]
     assert told["runs/first"]["test"] == ["B2"]
+    assert told["runs/first"]["method"] == KERNEL_RIDGE
     assert told["runs/first"]["panel_rule"] == "heg:6"
 
 
@@ -93,6 +99,7 @@ def test_show_tells_all_of_one_run(runs):
     run = read_run(runs / "first")
     for line in (
         f"  store      {run.record.store}, commit {run.record.commit}",
+        f"  method     {KERNEL_RIDGE}",
         f"  panel      heg:6: 6 genes ({run.record.panel_digest})",
         "  train      A1, A2, B1",
         "  validation none",
@@ -111,6 +118,25 @@ def test_show_tells_the_epoch_that_was_kept(paper_run):
     assert f", epoch {best} of 2 kept\n" in spahgc("run", "show", paper_run).stdout
 
 
+def test_a_run_is_called_by_what_was_trained_whatever_an_older_version_called_it(paper_run, runs):
+    for run, name in ((paper_run, PAPER), (runs / "first", KERNEL_RIDGE)):
+        assert set(read_run(run).scores["method"]) == {name}
+        assert f"  method     {name}\n" in spahgc("run", "show", run).stdout
+    first = replace(read_run(runs / "first"), folder=None)
+    (runs / "old").mkdir()
+    write_run(replace(first, scores=first.scores.assign(method="SpaHGC")), runs / "old")
+    assert set(pd.read_parquet(runs / "old/scores.parquet")["method"]) == {"SpaHGC"}
+    assert set(read_run(runs / "old").scores["method"]) == {KERNEL_RIDGE}
+
+
+def test_show_gives_each_genes_worst_and_best_slide_and_no_interval_of_three(runs):
+    shown = spahgc("run", "show", "runs/first").stdout
+    assert "PCC (no interval: too few slides), on the worst and best slide" in shown
+    gene, row = next(iter(read_run(runs / "first").trust.genes.iterrows()))
+    numbers = " ".join(f"{row[name]:+.2f}" for name in ("cv_pcc", "cv_worst", "cv_best"))
+    assert f"  {gene:<20} {numbers}" in shown.splitlines()
+
+
 def test_weights_of_another_model_than_the_record_says_are_refused(trained, paper_run, tmp_path):
     odd = shutil.copytree(paper_run, tmp_path / "odd")
     forge(odd, committee={}, wide=["G1"])
@@ -124,6 +150,7 @@ def test_show_reports_for_machines(runs):
     told = json.loads(spahgc("run", "show", "runs/first", "--json").stdout)
     run = read_run(runs / "first")
     assert told["panel"] == list(run.record.panel)
+    assert told["method"] == KERNEL_RIDGE
     assert told["test_scores"]["B2"]["pcc"] == pytest.approx(run.scores["pcc"].mean())
     assert told["n_weights"] == sum(weight.size for weight in run.weights.values())
     assert set(told["trust"]["slides"]) == {"A1", "A2", "B1"}

@@ -12,6 +12,7 @@ from spahgc.errors import StoreError
 from spahgc.report import pieces
 from spahgc.store import runs
 from spahgc.store.opening import open_store
+from spahgc.store.run_record import KERNEL_RIDGE
 from spahgc.store.runs import find_runs, read_run
 from spahgc.store.words import is_plain
 from tests.commands.conftest import TRAIN, files, forge, spahgc, the_error
@@ -267,7 +268,7 @@ def test_three_slides_are_enough_for_the_default_model(lab, tmp_path):
     out, few = tmp_path / "out", ("--split", "leave-one-slide-out", "--leave-out", "B1")
     told = spahgc("evaluate", *TRAIN, "--beside", EMBEDDING, *few, "--out", out)
     reason = "with A1 held out no third slide is left to choose its epoch"
-    assert f"the paper's model is left out: {reason}" in told.stderr
+    assert f"the paper's network is left out: {reason}" in told.stderr
     told = json.loads(spahgc("run", "ls", out, "--json").stdout)
     assert [(list(run["train"]), run["test"]) for run in told.values()] == [
         (["A2", "B2"], ["A1"]),
@@ -496,10 +497,14 @@ def test_a_training_goes_on_only_with_the_same_genes_and_devices(lab, tmp_path, 
         patch.setattr(runs, "write_run", interrupt)
         spahgc(*again, exit_code=1)
     error = the_error(*again, "--resume", "--devices", "2")
-    assert "was begun with other settings (SpaHGC training.devices); give the same" in error
+    assert (
+        f"was begun with other settings ({KERNEL_RIDGE} training.devices); give the same" in error
+    )
     genes.write_text("G1\nG2\nG4\n")
     error = the_error(*again, "--resume")
-    assert "was begun with other settings (SpaHGC panel_rule.genes); give the same" in error
+    assert (
+        f"was begun with other settings ({KERNEL_RIDGE} panel_rule.genes); give the same" in error
+    )
     genes.write_text("G1\nG2\nG3\n")
     spahgc(*again, "--resume")
     assert json.loads((out / "run.json").read_text())["panel_rule"] == "file:genes.txt"

@@ -11,12 +11,13 @@ from spahgc.model.copies import find_copies
 from spahgc.model.panel_rules import PanelRule
 from spahgc.model.panels import GenePanel
 from spahgc.model.prediction import open_predictor
-from spahgc.model.runs import MODEL, score_slide, train_fold
+from spahgc.model.runs import score_slide, train_fold
 from spahgc.model.scoring import mean_pcc
 from spahgc.model.spots import expression_of
 from spahgc.model.trust import find_trust
 from spahgc.store.cohort import open_cohort
 from spahgc.store.index import ReferenceIndex
+from spahgc.store.run_record import PAPER
 from spahgc.store.splits import BY_PATIENT
 from tests.model.conftest import (
     EMBEDDING,
@@ -84,7 +85,7 @@ def test_a_score_with_the_help_of_other_slides_is_not_reproduced(finished, grown
     more = {**run.record.train, "A1": grown["A1"].entry.content}
     helper = open_predictor(lie(run, train=more), grown)
     spots = finished.tested["B2"]
-    scores = score_slide(spots, helper.predict(spots), helper.teaching, method=MODEL, fold="B2")
+    scores = score_slide(spots, helper.predict(spots), helper.teaching, method=PAPER, fold="B2")
     assert "something else was seen" in leaks_of(replace(run, scores=scores), grown)["scores"]
 
 

@@ -9,8 +9,9 @@ from spahgc.metrics import SCORES
 from spahgc.model.baselines import BASELINES, predict_baselines
 from spahgc.model.evaluation import BASELINE_TASK, judge_all, plan_tasks, table_of
 from spahgc.model.panel_rules import PanelRule
-from spahgc.model.runs import MODEL, gather_fold
+from spahgc.model.runs import gather_fold
 from spahgc.model.spots import expression_of
+from spahgc.store.run_record import PAPER
 from spahgc.store.splits import make_folds
 from tests.model.conftest import (
     RUN_CONFIG,
@@ -23,7 +24,7 @@ from tests.model.conftest import (
 
 
 def plan(folds, *, seeds=(1,), **changes):
-    return plan_tasks(folds, models={MODEL: replace(RUN_CONFIG, **changes)}, seeds=seeds)
+    return plan_tasks(folds, models={PAPER: replace(RUN_CONFIG, **changes)}, seeds=seeds)
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +46,11 @@ def scores(results):
 
 def test_each_fold_is_judged_by_every_seed_and_then_by_the_baselines(tasks):
     assert [(task.fold.name, task.method, task.seed) for task in tasks] == [
-        ("A1", MODEL, 1),
-        ("A1", MODEL, 2),
+        ("A1", PAPER, 1),
+        ("A1", PAPER, 2),
         ("A1", BASELINE_TASK, None),
-        ("B1", MODEL, 1),
-        ("B1", MODEL, 2),
+        ("B1", PAPER, 1),
+        ("B1", PAPER, 2),
         ("B1", BASELINE_TASK, None),
     ]
 
@@ -59,14 +60,14 @@ def test_every_method_is_scored_on_every_test_slide_and_gene(results, tasks, sco
     assert list(scores.columns) == columns
     for slide, panel in (("A1", results[0].run.record), ("B1", results[3].run.record)):
         of_slide = scores[scores["slide"] == slide]
-        assert set(of_slide["method"]) == {MODEL, *BASELINES}
+        assert set(of_slide["method"]) == {PAPER, *BASELINES}
         for _, of_one in of_slide.groupby(["method", "seed"], dropna=False):
             assert tuple(of_one["gene"]) == panel.panel
         assert set(of_slide["panel"]) == {panel.panel_digest}
 
 
 def test_baselines_have_no_seed_and_each_model_its_own(scores):
-    is_model = scores["method"] == MODEL
+    is_model = scores["method"] == PAPER
     assert set(scores.loc[is_model, "seed"]) == {1, 2}
     assert scores.loc[~is_model, "seed"].isna().all()
     first, second = (scores[is_model & (scores["seed"] == seed)]["rmse"] for seed in (1, 2))
@@ -82,7 +83,7 @@ def test_every_row_says_which_patients_are_on_both_sides(scores):
 
 def test_the_models_rows_are_those_of_its_run(results, tasks):
     for task, result in zip(tasks, results, strict=True):
-        if task.method == MODEL:
+        if task.method == PAPER:
             own = result.scores.drop(columns=["seed", "panel", "shared_patients"])
             pd.testing.assert_frame_equal(own, result.run.scores)
         else:

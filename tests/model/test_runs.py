@@ -4,11 +4,29 @@ from dataclasses import replace
 import pytest
 
 from spahgc.errors import ProtocolError
+from spahgc.model.committee_fitting import CommitteeConfig
 from spahgc.model.runs import train_fold
 from spahgc.store.cohort import open_cohort
 from spahgc.store.index import ReferenceIndex
+from spahgc.store.run_record import KERNEL_RIDGE, PAPER, STACKED
 from spahgc.store.splits import make_fold
-from tests.model.conftest import EMBEDDING, RUN_CONFIG, draw_tissue, put_slide
+from tests.model.conftest import EMBEDDING, RUN_CONFIG, draw_tissue, fold_of, put_slide
+
+
+@pytest.mark.parametrize(
+    ("committee", "name"),
+    [
+        (None, PAPER),
+        (CommitteeConfig(n_components=4, n_programmes=2, n_networks=0), KERNEL_RIDGE),
+        (CommitteeConfig(n_components=4, n_programmes=2, n_networks=1), STACKED),
+    ],
+    ids=["paper", "ridge", "stacked"],
+)
+def test_settings_scores_and_record_call_the_model_the_same(grown, committee, name):
+    config = replace(RUN_CONFIG, committee=committee)
+    run = train_fold(grown, fold_of(grown), config=config).run
+    assert config.method == run.record.method == name
+    assert set(run.scores["method"]) == {name}
 
 
 @pytest.fixture

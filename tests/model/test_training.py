@@ -16,12 +16,13 @@ from spahgc.model.graph import GraphConfig
 from spahgc.model.panel_rules import PanelRule
 from spahgc.model.panels import GenePanel
 from spahgc.model.paper import fit_paper
-from spahgc.model.runs import MODEL, RunConfig, train_fold
+from spahgc.model.runs import RunConfig, train_fold
 from spahgc.model.scoring import mean_pcc
 from spahgc.model.spots import expression_of
 from spahgc.model.teaching import TeachingSet, gather_teaching
 from spahgc.model.training import TrainingConfig
 from spahgc.store.index import ReferenceIndex
+from spahgc.store.run_record import PAPER
 from spahgc.store.slide import StoredSlide
 from tests.model.conftest import (
     EMBEDDING,
@@ -293,7 +294,7 @@ def test_scores_have_a_row_for_each_gene_of_the_test_slide(finished):
     scores = finished.run.scores
     assert scores["gene"].tolist() == list(finished.run.record.panel)
     assert set(scores["fold"]) == set(scores["slide"]) == {"B2"}
-    assert set(scores["method"]) == {MODEL}
+    assert set(scores["method"]) == {PAPER}
     measured_SG, predicted_SG = finished.measured["B2"], finished.predictions["B2"]
     first = np.corrcoef(measured_SG[:, 0], predicted_SG[:, 0])[0, 1]
     assert scores["pcc"][0] == pytest.approx(first)

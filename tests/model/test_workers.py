@@ -7,15 +7,15 @@ import pytest
 from spahgc.errors import MissingError
 from spahgc.metrics import SCORES
 from spahgc.model.evaluation import judge_all, plan_tasks
-from spahgc.model.runs import MODEL
 from spahgc.model.workers import _judge, judge_on_dask
 from spahgc.store.editing import remove_slide
+from spahgc.store.run_record import PAPER
 from tests.model.conftest import RUN_CONFIG, copy_store, fold_of
 
 
 def tasks_of(cohort):
     config = replace(RUN_CONFIG, training=replace(RUN_CONFIG.training, max_epochs=1))
-    return plan_tasks([fold_of(cohort)], models={MODEL: config}, seeds=(3, 4))
+    return plan_tasks([fold_of(cohort)], models={PAPER: config}, seeds=(3, 4))
 
 
 def test_worker_processes_give_the_same_numbers_in_the_same_order(grown):

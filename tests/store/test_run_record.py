@@ -47,6 +47,16 @@ def test_a_record_is_read_back_as_it_was_written(folder):
     assert read_record(folder) == RECORD_OF_RUN
 
 
+def test_a_model_is_called_by_what_was_trained():
+    committee = {"n_networks": 4}
+    for record, name in (
+        (RECORD_OF_RUN, "SpaHGC (paper)"),
+        (replace(RECORD_OF_RUN, committee=committee), "SpaHGC networks + kernel ridge, stacked"),
+        (replace(RECORD_OF_RUN, committee=committee, network={}), "kernel ridge on gene programs"),
+    ):
+        assert record.method == name
+
+
 @pytest.mark.parametrize(
     "document",
     [
@@ -85,7 +95,7 @@ def test_a_run_of_an_older_spahgc_is_refused(folder):
         ({"panel": ("G1", "G1")}, 'its panel names "G1" twice'),
         ({"train": {}}, "its train is empty, expected at least one"),
         ({"groups": {"A1": "A"}}, 'its groups lack "B1", which it was trained on'),
-        ({"committee": {}}, "its wide names no gene to find programmes in"),
+        ({"committee": {}}, "its wide names no gene to find programs in"),
         ({"target_sum": 0.0}, "its target_sum is 0.0, expected more than 0"),
         ({"encoders": {}}, 'its encoders do not have what its fingerprint of "lite0" is of'),
     ],

@@ -27,7 +27,7 @@ def check_panel(evidence: Evidence) -> Iterator[Finding]:
     record, cohort = evidence.run.record, evidence.cohort
     known, names = (*record.train, *record.validation), gene_names_of(record)
     if record.wide and choose_programme_genes(cohort, known, names).genes != record.wide:
-        text = "the genes of programmes are not those that the training slides give"
+        text = "the genes of programs are not those that the training slides give"
         yield Finding(check="panel", verdict="leak", text=text)
     panel = GenePanel(genes=record.panel, rule=record.panel_rule)
     if panel.digest != record.panel_digest:
