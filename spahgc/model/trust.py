@@ -2,7 +2,8 @@
 
 Dimension letters in this file:
 
-S spots, G genes, N resamplings, K nearest references, Q quantiles, B bins, T tiles
+S spots, F held-out slides, U units that are drawn whole, G genes, N resamplings,
+K nearest references, Q quantiles, B bins, T tiles
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from spahgc.metrics import score_genes
 from spahgc.model.spots import SlideSpots, expression_of
 from spahgc.model.teaching import TeachingSet
-from spahgc.store.confidence import GENE_COLUMNS, Trust
+from spahgc.store.confidence import FEWEST_HELD_OUT, GENE_COLUMNS, Trust
+from spahgc.store.splits import units_of
 
 N_NEAREST: Final = 10
 """References whose mean similarity says how near a spot's references are."""
@@ -63,7 +65,13 @@ def find_trust(
     limit = np.quantile(every, FLAGGED_BELOW)
     return Trust(
         slides=tuple(held_out),
-        genes=judge_genes(slides, held_out, genes=teaching.panel.genes, seed=seed),
+        genes=judge_genes(
+            slides,
+            held_out,
+            genes=teaching.panel.genes,
+            units=units_of(teaching.cohort.patients(slides)),
+            seed=seed,
+        ),
         n_nearest=N_NEAREST,
         nearness_Q=np.quantile(every, np.linspace(0, 1, N_QUANTILES)),
         flagged_share=float(max(np.mean(near_S < limit) for near_S in nearness.values())),
@@ -138,13 +146,14 @@ def judge_genes(
     predicted: Mapping[str, NDArray[np.float32]],
     *,
     genes: Sequence[str],
+    units: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Give each gene's correlation on slides that were held out, with its interval.
 
-    The bootstrap draws slides, and on each drawn slide tiles of neighbouring spots, so that it
-    speaks of other tissue of the same kind; of few slides no bootstrap can say how much the next
-    will differ.
+    The bootstrap draws slides or whole patients, and on each drawn slide tiles of neighbouring
+    spots, so that it speaks of other tissue of the same kind. Of few slides no bootstrap can say
+    how much the next will differ: below `FEWEST_HELD_OUT` there is no interval.
 
     Parameters
     ----------
@@ -154,6 +163,8 @@ def judge_genes(
         (S, G) by slide, genes in the order of ``genes``.
     genes
         G names.
+    units
+        What each slide is drawn with, as `spahgc.store.splits.units_of` gives it; None: alone.
     seed
         Of the bootstrap.
 
@@ -180,9 +191,13 @@ def judge_genes(
             index=pd.Index(list(genes), name="gene"),
         )
     point, drawn = np.stack(point_FG), np.stack(drawn_FNG)
-    low_G, high_G = _bounds(drawn, generator)
-    n_slides_G = np.isfinite(point).sum(axis=0)
-    values = (_mean(point), low_G, high_G, n_slides_G.astype(np.float64))
+    unit_F = np.unique([units[name] if units else name for name in slides], return_inverse=True)[1]
+    low_G, high_G = _bounds(drawn, unit_F, generator)
+    known_FG = np.isfinite(point)
+    n_slides_G = known_FG.sum(axis=0).astype(np.float64)
+    worst_G = np.where(n_slides_G > 0, np.where(known_FG, point, np.inf).min(axis=0), np.nan)
+    best_G = np.where(n_slides_G > 0, np.where(known_FG, point, -np.inf).max(axis=0), np.nan)
+    values = (_mean(point), low_G, high_G, n_slides_G, worst_G, best_G)
     columns = dict(zip(GENE_COLUMNS, values, strict=True))
     return pd.DataFrame(columns, index=pd.Index(list(genes), name="gene"))
 
@@ -228,17 +243,22 @@ def _weighted_pcc(
 
 
 def _bounds(
-    drawn_FNG: NDArray[np.float64], generator: np.random.Generator
+    drawn_FNG: NDArray[np.float64], unit_F: NDArray[np.int64], generator: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Draw slides too, and give the (G,) ends of the 95 % interval of the mean over slides."""
-    n_slides, n_drawn, _ = drawn_FNG.shape
-    chosen_NF = generator.integers(n_slides, size=(n_drawn, n_slides))
-    mean_NG = np.stack([_mean(drawn_FNG[chosen_F, n]) for n, chosen_F in enumerate(chosen_NF)])
-    bounds_2G = np.full((2, mean_NG.shape[1]), np.nan)
-    known_G = np.isfinite(mean_NG).any(axis=0)
-    if known_G.any():  # of no column numpy gives no quantiles
-        bounds_2G[:, known_G] = np.nanquantile(mean_NG[:, known_G], [0.025, 0.975], axis=0)
-    low_G, high_G = bounds_2G
+    """Draw units too, and give the (G,) ends of the 95 % interval of the mean over slides."""
+    n_units, n_drawn, n_genes = int(unit_F.max()) + 1, *drawn_FNG.shape[1:]
+    known_FG: NDArray[np.bool_] = np.isfinite(drawn_FNG[:, 0])  # a gene is known in every draw
+    n_units_G = np.array([len(np.unique(unit_F[known_F])) for known_F in known_FG.T])
+    is_bound_G = n_units_G >= FEWEST_HELD_OUT
+    low_G, high_G = np.full(n_genes, np.nan), np.full(n_genes, np.nan)
+    if is_bound_G.any():
+        times_NU = generator.multinomial(n_units, np.full(n_units, 1 / n_units), size=n_drawn)
+        times_NF = times_NU[:, unit_F].astype(np.float64)
+        values_FNG = np.where(known_FG[:, None], drawn_FNG, 0)[:, :, is_bound_G]
+        total_NG = np.einsum("nf,fng->ng", times_NF, values_FNG)
+        n_NG = times_NF @ known_FG[:, is_bound_G]
+        mean_NG = np.divide(total_NG, n_NG, out=np.full(n_NG.shape, np.nan), where=n_NG > 0)
+        low_G[is_bound_G], high_G[is_bound_G] = np.nanquantile(mean_NG, [0.025, 0.975], axis=0)
     return low_G, high_G
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.console import Console
 
-from spahgc.metrics import PairedDifference, bootstrap_interval, paired_difference, summarise
+from spahgc.metrics import FEWEST_UNITS, PairedDifference, paired_difference, summarise
 from spahgc.model.baselines import is_baseline
 from spahgc.model.judged import Judged
 from spahgc.report.pictures import (
@@ -23,10 +23,20 @@ from spahgc.report.pictures import (
     plot_pcc_distribution,
 )
 from spahgc.report.runs import spell_rings
-from spahgc.report.tables import mean_table, method_order, print_scores, seed_means
+from spahgc.report.tables import (
+    by_slide,
+    has_interval,
+    mean_table,
+    method_intervals,
+    method_order,
+    print_scores,
+    seed_means,
+    spell_units,
+)
 from spahgc.store.cohort import Cohort
 from spahgc.store.runs import Run, write_run
-from spahgc.store.splits import Fold
+from spahgc.store.splits import Fold, units_of
+from spahgc.store.words import spell_plain
 
 SCORES: Final = "scores.parquet"
 SPOTS: Final = "spots.parquet"
@@ -38,6 +48,8 @@ LONGEST_NAME: Final = 100
 """Characters of a fold's name in its folder's: a patient may have any number of slides."""
 MOST_DIGESTS: Final = 6
 """Panels named in a title; each fold has its own."""
+MOST_SLIDES: Final = 12
+"""Slides whose differences are printed one by one."""
 
 
 @dataclass(kw_only=True)
@@ -111,7 +123,12 @@ class EvaluationReport:
         """
         scores, spots = self._tables()
         print_scores(
-            scores, console=console, title=self._title(), notes=self._notes(scores), spots=spots
+            scores,
+            console=console,
+            title=self._title(),
+            notes=self._notes(scores),
+            spots=spots,
+            units=self._units(scores),
         )
         for what, name in (("scores", SCORES), ("slides", SLIDES), ("summary", SUMMARY)):
             console.print(f"{what}: {folder / name}", soft_wrap=True, markup=False)
@@ -132,20 +149,29 @@ class EvaluationReport:
             f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
         )
 
+    def _units(self, scores: pd.DataFrame) -> dict[str, str]:
+        return units_of(self.cohort.patients(map(str, scores["slide"].unique())))
+
     def _notes(self, scores: pd.DataFrame) -> Sequence[str]:
+        units = self._units(scores)
+        compared = compare_with_best(scores, units=units)
         verdicts = [
-            f"{model} minus {best}: {difference.mean:+.3f} mean PCC [{difference.low:+.3f}, "
-            f"{difference.high:+.3f}] over genes and slides, Wilcoxon p = {difference.p_value:.2g}"
-            for model, best, difference in compare_with_best(scores)
+            f"{model} minus {best}: {difference.mean:+.3f} mean PCC; {_say_slides(difference)}; "
+            f"{_say_interval(difference, units)}"
+            for model, best, difference in compared
         ]
         rings = spell_rings([run.record for run in self.runs.values()])
-        return [*verdicts, *(f"near: {ring}" for ring in rings), *self.caveats]
+        n_baselines = sum(map(is_baseline, scores["method"].unique()))
+        chosen = (
+            f"{compared[0][1]} is the best of {n_baselines} baselines by these same scores: chosen "
+            "with them in sight, it looks a little better than it is"
+        )
+        return [*verdicts, chosen, *(f"near: {ring}" for ring in rings), *self.caveats]
 
     def _summary(self, scores: pd.DataFrame, spots: pd.DataFrame) -> dict[str, Any]:
         table = mean_table(scores, spots)
-        pcc = scores.pivot_table(
-            index="gene", columns=["method", "slide"], values="pcc", dropna=False
-        )
+        units = self._units(scores)
+        compared = compare_with_best(scores, units=units)
         return {
             "split": self.split,
             "caveats": list(self.caveats),
@@ -153,14 +179,12 @@ class EvaluationReport:
             "commit": self.cohort.commit.number,
             "runs": {place: _run_summary(run) for place, run in self.runs.items()},
             "methods": json.loads(table.to_json(orient="index")),
-            "intervals": {
-                str(method): bootstrap_interval(pcc[method].to_numpy(), seed=0)
-                for method in table.index
-            },
+            "intervals": method_intervals(scores, units=units),
+            "intervals_over": {"units": spell_units(list(units), units), "fewest": FEWEST_UNITS},
             "seeds": seed_means(scores).to_dict(orient="records"),
             "against_best_baseline": [
                 {"model": model, "baseline": best, **asdict(difference)}
-                for model, best, difference in compare_with_best(scores)
+                for model, best, difference in compared
             ],
         }
 
@@ -207,14 +231,25 @@ class EvaluationReport:
         )
 
 
-def compare_with_best(scores: pd.DataFrame) -> list[tuple[str, str, PairedDifference]]:
-    """Compare each model with the best baseline, gene by gene and slide by slide.
+def compare_with_best(
+    scores: pd.DataFrame, *, units: Mapping[str, str] | None = None
+) -> list[tuple[str, str, PairedDifference]]:
+    """Compare each model with the best baseline, slide by slide.
+
+    The baseline is the best by these same scores, which favors it.
+
+    Parameters
+    ----------
+    scores
+        Long table of scores.
+    units
+        What each slide is drawn with for the interval; None: alone.
 
     Returns
     -------
     list
         Per model: its name, the baseline's, and how much better it is; scores of several seeds
-        are averaged first.
+        are averaged first, then those of the genes that have both.
     """
     order = method_order(scores)
     models = [method for method in order if not is_baseline(method)]
@@ -223,7 +258,10 @@ def compare_with_best(scores: pd.DataFrame) -> list[tuple[str, str, PairedDiffer
     compared = []
     for model in models:
         both = pcc[[model, best]].dropna()
-        difference = paired_difference(both[model].to_numpy(), both[best].to_numpy(), seed=0)
+        mean = both.groupby("slide").mean()
+        difference = paired_difference(
+            by_slide(mean[model]), by_slide(mean[best]), units=units, seed=0
+        )
         compared.append((model, best, difference))
     return compared
 
@@ -235,24 +273,45 @@ def slide_table(scores: pd.DataFrame, spots: pd.DataFrame) -> pd.DataFrame:
     -------
     pd.DataFrame
         ``fold``, ``slide``, ``method``, ``seed``, ``panel``, ``shared_patients``, the fields of
-        `spahgc.metrics.GeneSummary`, ``low`` and ``high``, the 95 % bootstrap interval of the mean
-        PCC over genes, and ``mean_spot_pcc``.
+        `spahgc.metrics.GeneSummary`, and ``mean_spot_pcc``.
     """
     keys = ["fold", "slide", "method", "seed"]
     by_spot = spots.groupby(keys, dropna=False, sort=False)["pcc"].mean().rename("mean_spot_pcc")
     rows = []
     for key, of_one in scores.groupby(keys, dropna=False, sort=False):
-        low, high = bootstrap_interval(of_one["pcc"].to_numpy(), seed=0)
         first = {name: of_one[name].iloc[0] for name in ("panel", "shared_patients")}
         named = dict(zip(keys, key, strict=True))
-        rows.append({**named, **first, **asdict(summarise(of_one)), "low": low, "high": high})
+        rows.append({**named, **first, **asdict(summarise(of_one))})
     table = pd.DataFrame(rows).astype({"seed": "Int64"})
     return table.merge(by_spot.reset_index(), on=keys, how="left")
+
+
+def _say_slides(difference: PairedDifference) -> str:
+    shown = list(difference.by_slide.items())
+    n_better, n_slides = sum(value > 0 for _, value in shown), len(shown)
+    if n_slides > MOST_SLIDES:
+        rising = sorted(shown, key=lambda item: item[1])
+        shown = [rising[0], rising[-1]]
+    each = ", ".join(f"{spell_plain(slide)} {value:+.3f}" for slide, value in shown)
+    few = "" if n_slides <= MOST_SLIDES else "from "
+    return f"better on {n_better} of {n_slides} slides ({few}{each or 'none has both scores'})"
+
+
+def _say_interval(difference: PairedDifference, units: Mapping[str, str]) -> str:
+    slides = list(difference.by_slide)
+    if not has_interval(slides, units):
+        drawn = spell_units(slides, units)
+        return f"no interval is given for {drawn}: at least {FEWEST_UNITS} are needed"
+    return (
+        f"[{difference.low:+.3f}, {difference.high:+.3f}] over {spell_units(slides, units)}, "
+        f"Wilcoxon p = {difference.p_value:.2g}"
+    )
 
 
 def _run_summary(run: Run) -> dict[str, Any]:
     record = run.record
     return {
+        "method": record.method,
         "train": list(record.train),
         "validation": list(record.validation),
         "test": list(record.test),

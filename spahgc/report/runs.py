@@ -129,15 +129,19 @@ def _print_trust(trust: Trust, console: Console) -> None:
     known = trust.genes.dropna(subset="cv_pcc").sort_values("cv_pcc", ascending=False)
     held_out = ", ".join(trust.slides) or "no slide"
     errors = " ".join("–" if np.isnan(error) else f"{error:.2f}" for error in trust.error_B)
-    console.print(_plain(f"Genes, on held-out {held_out}: PCC [95 % interval]"))
+    has_interval = known["cv_low"].notna().any()
+    how = "[95 % interval]" if has_interval else "(no interval: too few slides)"
+    console.print(_plain(f"Genes, on held-out {held_out}: PCC {how}, on the worst and best slide"))
     n_left_out = max(0, len(known) - 2 * N_GENES_SHOWN)
     for place, (gene, row) in enumerate(known.iterrows()):
         if n_left_out and place == N_GENES_SHOWN:
             console.print(Text(f"  … {n_left_out} more"))
         if N_GENES_SHOWN <= place < N_GENES_SHOWN + n_left_out:
             continue
-        interval = f"[{row['cv_low']:+.2f}, {row['cv_high']:+.2f}]"
-        console.print(_plain(f"  {gene:<20} {row['cv_pcc']:+.2f} {interval}"))
+        low, high, worst, best = row[["cv_low", "cv_high", "cv_worst", "cv_best"]]
+        interval = "" if np.isnan(low) else f" [{low:+.2f}, {high:+.2f}]"
+        spread = "" if np.isnan(worst) else f" {worst:+.2f} {best:+.2f}"
+        console.print(_plain(f"  {gene:<20} {row['cv_pcc']:+.2f}{interval}{spread}"))
     if n_undefined := len(trust.genes) - len(known):
         console.print(Text(f"  {n_undefined} without a correlation"))
     console.print(

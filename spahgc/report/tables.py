@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from spahgc.metrics import bootstrap_interval
+from spahgc.metrics import FEWEST_UNITS, bootstrap_interval
 from spahgc.model.baselines import is_baseline
 
 MEAN: Final = "mean"
@@ -33,9 +33,11 @@ _RANGE: Final = {"worst": "worst", "best": "best"}
 _LOWER_IS_BETTER: Final = frozenset({RMSE, MAE, UNDEFINED})
 _LEGEND: Final = (
     "Pearson correlation (PCC) over the spots of a slide, mean over genes, then over slides; "
-    "low and high: 95 % bootstrap interval over genes; no PCC: genes constant in what was measured "
+    "{interval}; no PCC: genes constant in what was measured "
     "or predicted, summed over slides, left out of the mean and zero in 'or 0'; sd: standard "
-    "deviation of the mean over seeds; rank: Spearman; per spot: PCC over the genes of a spot."
+    "deviation of the mean over seeds; rank: Spearman; per spot: PCC over the genes of a spot; "
+    "own|near: features of the spot and their mean over its neighbors; smoothed: prediction "
+    "averaged over a spot and its neighbors."
 )
 
 
@@ -109,6 +111,7 @@ def print_scores(
     title: str,
     notes: Sequence[str] = (),
     spots: pd.DataFrame | None = None,
+    units: Mapping[str, str] | None = None,
 ) -> None:
     """Show how well each method predicts.
 
@@ -127,17 +130,21 @@ def print_scores(
         What a reader must know to trust the numbers, one per line below.
     spots
         Long table of per-spot correlations, where there is one.
+    units
+        What each slide is drawn with for intervals; None: alone. See `spahgc.metrics`.
     """
     table = mean_table(scores, spots)
     slides = [str(slide) for slide in scores["slide"].unique()]
-    table[["low", "high"]] = [_interval(scores, str(method)) for method in table.index]
+    intervals = method_intervals(scores, units=units)
+    table[["low", "high"]] = [intervals[str(method)] for method in table.index]
     table["worst"], table["best"] = table[slides].min(axis=1), table[slides].max(axis=1)
     for columns in _layout(table, slides, console=console):
         console.print(_render(table, columns, title=title, console=console))
         title = "The same methods, continued"
     for note in notes:
         console.print(Text(f"Note: {note}"))
-    console.print(Text(_LEGEND if _can_be_bold(console) else f"*: best. {_LEGEND}", style="dim"))
+    legend = _LEGEND.format(interval=_say_interval(slides, units))
+    console.print(Text(legend if _can_be_bold(console) else f"*: best. {legend}", style="dim"))
 
 
 def _by_slide(scores: pd.DataFrame, values: pd.Series) -> pd.DataFrame:
@@ -151,22 +158,55 @@ def _in_order(table: pd.DataFrame) -> pd.DataFrame:
     return table.loc[order.sort_values(["is_baseline", "fallen"], kind="stable").index]
 
 
-def _interval(scores: pd.DataFrame, method: str) -> tuple[float, float]:
-    of_method = scores[scores["method"] == method]
-    pcc = of_method.pivot_table(index="gene", columns="slide", values="pcc", dropna=False)
-    return bootstrap_interval(pcc.to_numpy(), seed=0)
+def method_intervals(
+    scores: pd.DataFrame, *, units: Mapping[str, str] | None = None
+) -> dict[str, tuple[float, float]]:
+    """Bound each method's mean correlation over slides; see `spahgc.metrics.bootstrap_interval`."""
+    pcc = _by_slide(scores, scores["pcc"])
+    return {
+        str(method): bootstrap_interval(by_slide(row), units=units, seed=0)
+        for method, row in pcc.iterrows()
+    }
+
+
+def by_slide(scores_F: pd.Series) -> dict[str, float]:
+    """Give a series over slides as plain numbers by name."""
+    return {str(slide): float(score) for slide, score in scores_F.items()}
+
+
+def spell_units(slides: Sequence[str], units: Mapping[str, str] | None) -> str:
+    """Say how many of what are drawn for an interval: ``4 slides``, or ``12 patients``."""
+    drawn = {slide if units is None else units[slide] for slide in slides}
+    what = "slide" if drawn <= set(slides) else "patient"
+    return f"{len(drawn)} {what}{'s' * (len(drawn) != 1)}"
+
+
+def has_interval(slides: Sequence[str], units: Mapping[str, str] | None) -> bool:
+    """Whether there are slides, or patients, enough for an interval."""
+    return len({slide if units is None else units[slide] for slide in slides}) >= FEWEST_UNITS
+
+
+def _say_interval(slides: Sequence[str], units: Mapping[str, str] | None) -> str:
+    drawn = spell_units(slides, units)
+    if has_interval(slides, units):
+        return f"low and high: 95 % bootstrap interval over {drawn}"
+    return f"no interval: {drawn}, at least {FEWEST_UNITS} are needed"
 
 
 def _layout(table: pd.DataFrame, slides: list[str], *, console: Console) -> list[Mapping[str, str]]:
-    by_slide = {slide: slide for slide in slides}
+    slide_columns = {slide: slide for slide in slides}
+    has_bounds = table[["low", "high"]].notna().any(axis=None)
+    overall = {k: v for k, v in _OVERALL.items() if has_bounds or k not in {"low", "high"}}
     wide_to_narrow: list[list[Mapping[str, str]]] = [
-        [{**by_slide, **_OVERALL, **_ERRORS, **_OTHERS}],
-        [{**by_slide, **_OVERALL, **_ERRORS}, _OTHERS],
-        [{**_OVERALL, **_ERRORS}, {**by_slide, **_OTHERS}],
-        [_OVERALL, {**by_slide, **_ERRORS}, _OTHERS],
-        [{**_OVERALL, **_RANGE, **_ERRORS}, _OTHERS],
-        [{**_OVERALL, **_RANGE}, {**_ERRORS, **_OTHERS}],
-        [{**_OVERALL, **_RANGE}, _ERRORS, _OTHERS],
+        [{**slide_columns, **overall, **_ERRORS, **_OTHERS}],
+        [{**slide_columns, **overall, **_ERRORS}, _OTHERS],
+        [{**overall, **_ERRORS}, {**slide_columns, **_OTHERS}],
+        [overall, {**slide_columns, **_ERRORS}, _OTHERS],
+        [overall, slide_columns, _ERRORS, _OTHERS],
+        [{**overall, **_RANGE, **_ERRORS}, _OTHERS],
+        [{**overall, **_RANGE}, {**_ERRORS, **_OTHERS}],
+        [{**overall, **_RANGE}, _ERRORS, _OTHERS],
+        [overall, {**_RANGE, **_ERRORS}, _OTHERS],
     ]
     for layout in wide_to_narrow:
         if all(_fits(table, columns, console=console) for columns in layout):

@@ -70,6 +70,15 @@ def caveat_of(shared_patients: Sequence[str]) -> str | None:
     )
 
 
+def units_of(patients: Mapping[str, str | None]) -> dict[str, str]:
+    """Name what each slide is drawn with where scores are resampled.
+
+    That is its patient where there are several, since slides of one are alike; else the slide.
+    """
+    owners = _owners(patients)
+    return owners if len(set(owners.values())) > 1 else {slide: slide for slide in owners}
+
+
 def make_folds(patients: Mapping[str, str | None], *, rule: str, n_teachers: int = 3) -> list[Fold]:
     """Hold every slide out once: alone, with its patient's others, or with a k-th of all.
 

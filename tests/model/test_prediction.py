@@ -75,7 +75,7 @@ def test_a_prediction_lies_where_scanpy_looks_for_it(table, run, grown):
 
 def test_every_gene_and_spot_says_how_far_to_believe_it(table, run):
     pd.testing.assert_frame_equal(
-        table.var[["cv_pcc", "cv_low", "cv_high", "cv_slides"]],
+        table.var[["cv_pcc", "cv_low", "cv_high", "cv_slides", "cv_worst", "cv_best"]],
         run.trust.genes,
         check_names=False,
     )

@@ -15,11 +15,18 @@ from spahgc.model.trust import (
     nearness_of,
     spot_error,
 )
+from spahgc.store.confidence import FEWEST_HELD_OUT
 
 
 @pytest.fixture(scope="module")
 def slides(finished_either):
     return {name: finished_either.teaching.read(name) for name in ("A1", "B2")}
+
+
+def repeated(slides, n_slides):
+    """Give slides under other names, as if more of the same kind had been held out."""
+    spots = list(slides.values())
+    return {str(n): replace(spots[n % len(spots)], name=str(n)) for n in range(n_slides)}
 
 
 def noisy(slides, *, noise, seed=0):
@@ -45,6 +52,7 @@ def test_a_genes_score_is_the_mean_over_held_out_slides(slides, finished_either)
 
 def test_intervals_hold_the_score_and_narrow_where_slides_agree(slides, finished_either):
     genes = finished_either.teaching.panel.genes
+    slides = repeated(slides, FEWEST_HELD_OUT)
     good = judge_genes(slides, noisy(slides, noise=0.05), genes=genes)
     poor = judge_genes(slides, noisy(slides, noise=2.0), genes=genes)
     for found in (good, poor):
@@ -52,6 +60,39 @@ def test_intervals_hold_the_score_and_narrow_where_slides_agree(slides, finished
         assert (found["cv_pcc"] <= found["cv_high"]).all()
     width = (good["cv_high"] - good["cv_low"]).mean(), (poor["cv_high"] - poor["cv_low"]).mean()
     assert width[0] < width[1] / 2
+
+
+def test_a_gene_has_no_interval_where_too_few_slides_or_patients_were_held_out(slides, finished_either):
+    genes = finished_either.teaching.panel.genes
+    few, enough = (repeated(slides, n) for n in (FEWEST_HELD_OUT - 1, FEWEST_HELD_OUT))
+    found = judge_genes(few, noisy(few, noise=1.0), genes=genes)
+    assert found["cv_pcc"].notna().all()
+    assert found[["cv_low", "cv_high"]].isna().all(axis=None)
+    of_two = {name: f"patient {place // 2}" for place, name in enumerate(enough)}
+    found = judge_genes(enough, noisy(enough, noise=1.0), genes=genes, units=of_two)
+    assert found[["cv_low", "cv_high"]].isna().all(axis=None)
+    assert (found["cv_slides"] == FEWEST_HELD_OUT).all()
+
+
+def test_a_gene_is_held_to_the_slides_that_list_it(slides, finished_either):
+    genes = finished_either.teaching.panel.genes
+    slides = repeated(slides, FEWEST_HELD_OUT)
+    unlisted = replace(slides["1"], expression_SG=slides["1"].expression_SG.copy())
+    unlisted.expression_SG[:, 4] = np.nan
+    found = judge_genes({**slides, "1": unlisted}, noisy(slides, noise=1.0), genes=genes)
+    assert found["cv_low"].isna().tolist() == [place == 4 for place in range(6)]
+
+
+def test_a_genes_worst_and_best_slide_stand_beside_its_mean(slides, finished_either):
+    genes = finished_either.teaching.panel.genes
+    predicted = {**noisy(slides, noise=0.05), "B2": noisy(slides, noise=2.0)["B2"]}
+    found = judge_genes(slides, predicted, genes=genes)
+    of_one = {
+        name: judge_genes({name: spots}, predicted, genes=genes)["cv_pcc"]
+        for name, spots in slides.items()
+    }
+    pd.testing.assert_series_equal(found["cv_worst"], of_one["B2"], check_names=False)
+    pd.testing.assert_series_equal(found["cv_best"], of_one["A1"], check_names=False)
 
 
 def test_a_gene_without_score_has_none_and_no_interval(slides, finished_either):

@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from spahgc.metrics import paired_difference
+from spahgc.metrics import FEWEST_UNITS, paired_difference
 from spahgc.model.baselines import BASELINES, WITH
 from spahgc.model.evaluation import judge_all, plan_tasks
 from spahgc.model.runs import MODEL, PAPER_MODEL
 from spahgc.report.evaluation import EvaluationReport, compare_with_best, slide_table
 from spahgc.report.pieces import read_judged, write_judged
+from spahgc.store.run_record import PAPER
 from spahgc.store.runs import read_run
 from spahgc.store.splits import make_folds
 from tests.model.conftest import DEFAULT_CONFIG, EMBEDDING, RUN_CONFIG, grow_store
@@ -30,7 +31,7 @@ def cohort(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tasks(cohort):
     folds = make_folds(cohort.patients(cohort.slides), rule=SPLIT)[::2]
-    return plan_tasks(folds, models={"SpaHGC": RUN_CONFIG}, seeds=(1, 2))
+    return plan_tasks(folds, models={PAPER: RUN_CONFIG}, seeds=(1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_everything_has_its_place(report):
         "pictures/genes-A1.png",
         "pictures/genes-B1.png",
         *(
-            f"folds/{fold}/spahgc-seed{seed}/{name}"
+            f"folds/{fold}/spahgc-paper-seed{seed}/{name}"
             for fold in ("1-A1", "2-B1")
             for seed in (1, 2)
             for name in of_run
@@ -115,7 +116,7 @@ def test_the_summarys_numbers_are_those_of_the_scores(summary, written):
         assert row["rmse"] == pytest.approx(own["rmse"].mean())
         assert row["mae"] == pytest.approx(own["mae"].mean())
         is_undefined = written.loc[written["method"] == method, "pcc"].isna()
-        n_seeds = 2 if method == "SpaHGC" else 1
+        n_seeds = 2 if method == PAPER else 1
         assert row["undefined genes"] == is_undefined.sum() / n_seeds
         if is_undefined.all():
             assert row["mean"] is row["A1"] is row["B1"] is None
@@ -126,30 +127,52 @@ def test_the_summarys_numbers_are_those_of_the_scores(summary, written):
         assert row["mean"] == pytest.approx(own["pcc"].mean())
 
 
-def test_a_methods_interval_holds_its_mean(summary):
-    assert summary["intervals"]["mean"] == [None, None]
-    for method, (low, high) in summary["intervals"].items():
-        if method != "mean":
-            assert low < summary["methods"][method]["mean"] < high
+def test_two_slides_have_no_interval_and_the_summary_says_why(summary):
+    assert set(summary["intervals"]) == set(summary["methods"])
+    assert all(interval == [None, None] for interval in summary["intervals"].values())
+    assert summary["intervals_over"] == {"units": "2 patients", "fewest": FEWEST_UNITS}
 
 
 def test_the_model_is_compared_with_the_best_baseline(summary, written):
     wide = written.pivot_table(index=["slide", "gene"], columns="method", values="pcc")
     means = written.groupby(["method", "slide"])["pcc"].mean().groupby("method").mean()
-    best = means.drop("SpaHGC").idxmax()
+    best = means.drop(PAPER).idxmax()
     (found,) = summary["against_best_baseline"]
-    assert (found["model"], found["baseline"]) == ("SpaHGC", best)
-    assert found["mean"] == pytest.approx((wide["SpaHGC"] - wide[best]).mean())
-    assert found["low"] < found["mean"] < found["high"]
-    expected = paired_difference(wide["SpaHGC"], wide[best], seed=0)
-    assert found["p_value"] == pytest.approx(expected.p_value)
+    assert (found["model"], found["baseline"]) == (PAPER, best)
+    assert found["mean"] == pytest.approx((wide[PAPER] - wide[best]).mean())
+    by_slide = (wide[PAPER] - wide[best]).groupby("slide").mean()
+    assert found["by_slide"] == pytest.approx(by_slide.to_dict())
+    assert found["n_units"] == 2
+    assert found["low"] is found["high"] is found["p_value"] is None
+
+
+def many_slides(results, n_slides):
+    """Give scores as if more slides of the same kind had been judged."""
+    scores = pd.concat([result.scores for result in results[:3]], ignore_index=True)
+    generator = np.random.default_rng(0)
+    return pd.concat(
+        [
+            scores.assign(slide=f"S{n}", pcc=scores["pcc"] + generator.normal(0, 0.1))
+            for n in range(n_slides)
+        ],
+        ignore_index=True,
+    )
+
+
+def test_an_interval_is_given_where_slides_are_enough(results):
+    enough, few = (many_slides(results, n) for n in (FEWEST_UNITS, FEWEST_UNITS - 1))
+    ((_, _, difference),) = compare_with_best(enough)
+    assert difference.low <= difference.mean <= difference.high
+    assert np.isnan(compare_with_best(few)[0][2].low)
+    of_two = {f"S{n}": f"patient {n // 2}" for n in range(FEWEST_UNITS)}
+    assert np.isnan(compare_with_best(enough, units=of_two)[0][2].low)
 
 
 def test_a_second_model_is_no_baseline(results):
     scores = pd.concat([result.scores for result in results], ignore_index=True)
-    other = scores[scores["method"] == "SpaHGC"].assign(method="other", pcc=0.99)
+    other = scores[scores["method"] == PAPER].assign(method="other", pcc=0.99)
     compared = compare_with_best(pd.concat([scores, other]))
-    assert [model for model, _, _ in compared] == ["other", "SpaHGC"]
+    assert [model for model, _, _ in compared] == ["other", PAPER]
     assert len({best for _, best, _ in compared}) == 1
 
 
@@ -157,7 +180,7 @@ def test_a_baseline_with_other_embeddings_is_a_baseline(results):
     scores = pd.concat([result.scores for result in results], ignore_index=True)
     other = scores[scores["method"] == "ridge"].assign(method=f"ridge{WITH}e", pcc=0.99)
     compared = compare_with_best(pd.concat([scores, other]))
-    assert [(model, best) for model, best, _ in compared] == [("SpaHGC", f"ridge{WITH}e")]
+    assert [(model, best) for model, best, _ in compared] == [(PAPER, f"ridge{WITH}e")]
 
 
 def test_the_spread_over_seeds_is_stated(summary, written):
@@ -168,7 +191,7 @@ def test_the_spread_over_seeds_is_stated(summary, written):
         .groupby("seed")
         .mean()
     )
-    assert summary["methods"]["SpaHGC"]["seeds"] == pytest.approx(means.std())
+    assert summary["methods"][PAPER]["seeds"] == pytest.approx(means.std())
     assert summary["methods"]["ridge"]["seeds"] is None
     assert [row["seed"] for row in summary["seeds"]] == [1, 2]
     assert [row["pcc"] for row in summary["seeds"]] == pytest.approx(means.tolist())
@@ -196,7 +219,7 @@ def test_every_slide_method_and_seed_has_its_row(report, written):
     row = slides[(slides["slide"] == "B1") & (slides["seed"] == 2)].iloc[0]
     own = written[(written["slide"] == "B1") & (written["seed"] == 2)]
     assert row["mean_pcc"] == pytest.approx(own["pcc"].mean())
-    assert row["low"] < row["mean_pcc"] < row["high"]
+    assert not {"low", "high"} & set(slides.columns)  # one slide has no interval
     assert row["shared_patients"] == "B"
     assert row["panel"] == own["panel"].iloc[0]
     spots = pd.read_parquet(report.folder / "spots.parquet")
@@ -228,7 +251,13 @@ def test_the_screen_shows_methods_verdict_caveat_and_places(report, summary, tmp
     digests = dict.fromkeys(run["panel_digest"] for run in summary["runs"].values())
     assert f"{SPLIT}, panel heg:6 ({', '.join(digests)}), 2 folds, seeds 1, 2" in text
     assert "ridge own|near smoothed" in text
-    assert "SpaHGC minus" in text
+    difference = summary["against_best_baseline"][0]
+    by_slide = ", ".join(f"{name} {value:+.3f}" for name, value in difference["by_slide"].items())
+    said = " ".join(text.split())
+    assert f"SpaHGC (paper) minus {difference['baseline']}: {difference['mean']:+.3f}" in said
+    assert f"of 2 slides ({by_slide})" in said
+    assert f"no interval is given for 2 patients: at least {FEWEST_UNITS} are needed" in said
+    assert f"{difference['baseline']} is the best of {len(BASELINES)} baselines by these" in said
     assert "Note: slides of one patient (A) on both sides" in text
     assert " sd" in text
     assert f"scores: {tmp_path}/moved/scores.parquet" in text
@@ -256,11 +285,11 @@ def test_a_slide_on_which_no_gene_has_a_correlation_is_still_reported(
     report.write()
     text = (report.folder / "summary.json").read_text()
     summary = json.loads(text, parse_constant=pytest.fail)
-    assert summary["methods"]["SpaHGC"]["mean"] is None
+    assert summary["methods"][PAPER]["mean"] is None
     assert summary["against_best_baseline"][0]["p_value"] is None
     assert summary["caveats"] == []
     assert not (report.folder / "pictures/genes-A1.png").exists()
-    assert "Note: SpaHGC minus" in shown(report, report.folder)
+    assert "Note: SpaHGC (paper) minus" in shown(report, report.folder)
 
 
 def test_a_patient_of_very_many_slides_has_a_folder_too(cohort, tasks, results, tmp_path):
@@ -269,7 +298,7 @@ def test_a_patient_of_very_many_slides_has_a_folder_too(cohort, tasks, results, 
     report.add(replace(tasks[0].fold, name=long), results[0])
     (folder,) = (report.folder / "folds").iterdir()
     assert folder.name.startswith("1-section-0000+section-0001")
-    assert read_run(folder / "spahgc-seed1").record.test == ("A1",)
+    assert read_run(folder / "spahgc-paper-seed1").record.test == ("A1",)
 
 
 def test_a_table_of_slides_counts_undefined_genes(results):

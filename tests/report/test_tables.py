@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from spahgc.metrics import SCORES
+from spahgc.metrics import FEWEST_UNITS, SCORES
 from spahgc.model.baselines import BASELINES
 from spahgc.report.tables import mean_table, method_order, print_scores
+from spahgc.store.run_record import KERNEL_RIDGE, PAPER, STACKED
+from spahgc.store.splits import units_of
 
 PCC = {
     # by method, slide and gene
@@ -88,16 +90,49 @@ def test_model_comes_before_the_baselines_however_it_scores(scores):
 
 
 def test_screen_shows_every_method_and_number(scores):
-    page = shown(scores)
+    page = shown(scores, width=70)
     assert row_of(page, "ridge")[:4] == ["ridge", ".300*", ".600*", ".450*"]
     assert row_of(page, "7 nearest")[2:5] == [".100", "-.200", "-.050"]
     assert row_of(page, "mean")[1:5] == ["-", "-", "-", ".000"]
     assert row_of(page, "model")[-3:] == ["0.250*", "0.400*", "0"]
 
 
-def test_interval_holds_the_mean(scores):
-    _, _, _, mean, _, low, high, *_ = row_of(shown(scores), "model")
-    assert float(low) < float(mean) < float(high)
+def many_slides(n_slides):
+    generator = np.random.default_rng(0)
+    slides = {f"C{n}": generator.uniform(-1, 1, size=3).tolist() for n in range(n_slides)}
+    return make_scores(dict.fromkeys(("model", *BASELINES), slides))
+
+
+def test_interval_holds_the_mean_and_says_what_was_drawn():
+    page = shown(many_slides(FEWEST_UNITS), width=100)
+    _, mean, _, low, high, *_ = row_of(page, "model")
+    assert float(low) < float(mean.rstrip("*")) < float(high)
+    assert f"95 % bootstrap interval over {FEWEST_UNITS} slides" in " ".join(page.split())
+
+
+def test_too_few_slides_have_no_interval_and_the_legend_says_so(scores):
+    page = shown(scores)
+    headings = next(line.split() for line in page.splitlines() if line.strip().startswith("method"))
+    assert headings[3:6] == ["mean", "or", "0"]
+    assert not {"low", "high"} & set(headings)
+    assert f"no interval: 2 slides, at least {FEWEST_UNITS} are needed" in " ".join(page.split())
+
+
+@pytest.mark.parametrize(
+    ("n_slides", "of_each", "said"),
+    [
+        (20, 2, "over 10 patients"),
+        (36, 6, "no interval: 6 patients"),
+        (36, 36, "over 36 slides"),
+    ],
+    ids=["two slides each", "six slides each", "one patient"],
+)
+def test_where_there_are_several_patients_they_are_drawn_whole(n_slides, of_each, said):
+    units = units_of({f"C{n}": f"patient {n // of_each}" for n in range(n_slides)})
+    page = io.StringIO()
+    console = Console(file=page, width=100)
+    print_scores(many_slides(n_slides), console=console, title="Scores", units=units)
+    assert said in " ".join(page.getvalue().split())
 
 
 def test_notes_stand_below_as_they_were_written(scores):
@@ -124,10 +159,10 @@ def test_values_that_look_the_same_are_both_best():
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
 @pytest.mark.parametrize("n_slides", [1, 4, 36])
 def test_no_line_is_cut_or_wider_than_the_screen(width, terminal, n_slides):
-    generator = np.random.default_rng(0)
-    slides = {f"C{number}": generator.uniform(-1, 1, size=3).tolist() for number in range(n_slides)}
-    many = make_scores(dict.fromkeys(("model", *BASELINES), slides))
-    page = shown(many, width=width, terminal=terminal)
+    named = {"model": KERNEL_RIDGE, "mean": STACKED, "ridge": PAPER}
+    many = many_slides(n_slides)
+    extra = many.assign(method=many["method"].map(named)).dropna(subset="method")
+    page = shown(pd.concat([many, extra]), width=width, terminal=terminal)
     plain = page.replace("\x1b[1m", "").replace("\x1b[2m", "").replace("\x1b[0m", "")
     assert max(len(line) for line in plain.splitlines()) <= width
     assert "…" not in plain

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from spahgc.errors import DamagedStoreError, MissingError
-from spahgc.store.confidence import Trust
+from spahgc.store.confidence import FEWEST_HELD_OUT, Trust, parse_trust, serialise_trust
 from spahgc.store.run_record import RECORD, read_record
 from spahgc.store.runs import (
     CURVE,
@@ -37,7 +37,14 @@ def make_run():
     trust = Trust(
         slides=("C1",),
         genes=pd.DataFrame(
-            {"cv_pcc": [1 / 3, np.nan], "cv_low": [0, np.nan], "cv_high": 1, "cv_slides": [1, 0]},
+            {
+                "cv_pcc": [1 / 3, np.nan],
+                "cv_low": [0, np.nan],
+                "cv_high": 1,
+                "cv_slides": [1, 0],
+                "cv_worst": [1 / 4, np.nan],
+                "cv_best": [1 / 2, np.nan],
+            },
             index=pd.Index(["G1", "G2"], name="gene"),
             dtype=float,
         ),
@@ -73,6 +80,18 @@ def test_a_run_is_read_back_as_it_was_written(folder):
     np.testing.assert_array_equal(read.trust.error_B, run.trust.error_B)
     assert read_record(folder) == run.record
     assert (read.folder, run.folder) == (folder, None)
+
+
+def test_an_interval_of_few_slides_by_an_older_version_is_not_believed(tmp_path):
+    genes = make_run().trust.genes.assign(cv_slides=[3.0, 0.0])
+    old = json.loads(serialise_trust(replace(make_run().trust, genes=genes)))
+    for column in ("cv_worst", "cv_best"):
+        del old["genes"][column]
+    read = parse_trust(json.dumps(old)).genes
+    assert read[["cv_low", "cv_high", "cv_worst", "cv_best"]].isna().all(axis=None)
+    assert read["cv_pcc"].tolist()[0] == 1 / 3
+    old["genes"]["cv_slides"] = [FEWEST_HELD_OUT, 0]
+    assert parse_trust(json.dumps(old)).genes["cv_high"].tolist()[0] == 1
 
 
 def test_a_run_that_tested_nothing_has_no_scores(tmp_path):

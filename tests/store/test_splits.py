@@ -12,6 +12,7 @@ from spahgc.store.splits import (
     make_fold,
     make_folds,
     say_untested,
+    units_of,
 )
 
 THREE = {"C1": "C", "A1": "A", "A2": "A", "B1": "B", "B2": "B"}
@@ -275,3 +276,11 @@ def test_where_there_are_three_teachers_two_being_enough_changes_nothing(patient
     if folds is not None:
         of_two = {fold.name: fold for fold in make_folds(patients, rule=rule, n_teachers=2)}
         assert [of_two[fold.name] for fold in folds] == folds
+
+
+def test_scores_are_resampled_by_patient_where_there_are_several_and_else_by_slide():
+    assert units_of(THREE) == THREE
+    assert units_of({"C1": "C", "C2": "C"}) == {"C1": "C1", "C2": "C2"}
+    assert units_of({"C1": None, "C2": None}) == {"C1": "C1", "C2": "C2"}
+    # slides of unknown patients count as one patient's
+    assert units_of({"C1": "C", "X1": None, "X2": None})["X1"] == "unknown"
