@@ -170,7 +170,7 @@ def check_wide(n_seen: int, *, n_slides: int) -> None:
     if n_seen == 0:
         raise MismatchError(
             f"no gene is counted in at least {SEEN_FRACTION:.0%} of the spots of each of the "
-            f"{n_slides} training slides, so no programme can be found; train with "
+            f"{n_slides} training slides, so no program can be found; train with "
             "`--preset paper`"
         )
 

@@ -14,10 +14,11 @@ from spahgc.model.baselines import BASELINES
 from spahgc.model.evaluation import judge_all, plan_tasks
 from spahgc.model.panel_rules import PanelRule
 from spahgc.model.prediction import open_predictor, predict_stored
-from spahgc.model.runs import MODEL, train_fold
+from spahgc.model.runs import train_fold
 from spahgc.report.evaluation import EvaluationReport
 from spahgc.store.cohort import open_cohort
 from spahgc.store.opening import create_store
+from spahgc.store.run_record import KERNEL_RIDGE
 from spahgc.store.runs import find_runs, read_run
 from spahgc.store.splits import make_fold, make_folds
 from tests.model.conftest import DEFAULT_CONFIG, draw_noise, put_slide
@@ -110,7 +111,7 @@ def test_an_evaluation_that_finds_nothing_is_written_shown_audited_and_used(tmp_
     fold, *_ = make_folds(
         cohort.patients(cohort.slides), rule="leave-one-patient-out", n_teachers=2
     )
-    tasks = plan_tasks([fold], models={MODEL: config}, seeds=(0,))
+    tasks = plan_tasks([fold], models={KERNEL_RIDGE: config}, seeds=(0,))
     (tmp_path / "out").mkdir()
     report = EvaluationReport(folder=tmp_path / "out", cohort=cohort, split="patients")
     for task, judged in zip(tasks, judge_all(cohort, tasks), strict=True):
@@ -118,9 +119,9 @@ def test_an_evaluation_that_finds_nothing_is_written_shown_audited_and_used(tmp_
     report.write()
     shown = Console(file=io.StringIO(), width=100)
     report.show(shown, folder=tmp_path / "out")
-    assert all(method in shown.file.getvalue() for method in (MODEL, *BASELINES))
+    assert all(method in shown.file.getvalue() for method in (KERNEL_RIDGE, *BASELINES))
     summary = json.loads((tmp_path / "out/summary.json").read_text(), parse_constant=pytest.fail)
-    assert set(summary["methods"]) == {MODEL, *BASELINES}
+    assert set(summary["methods"]) == {KERNEL_RIDGE, *BASELINES}
     (place,) = find_runs(tmp_path / "out")
     run = read_run(place)
     assert not [finding for finding in audit_run(run, cohort) if finding.verdict == "leak"]

@@ -62,7 +62,9 @@ def test_intervals_hold_the_score_and_narrow_where_slides_agree(slides, finished
     assert width[0] < width[1] / 2
 
 
-def test_a_gene_has_no_interval_where_too_few_slides_or_patients_were_held_out(slides, finished_either):
+def test_a_gene_has_no_interval_where_too_few_slides_or_patients_were_held_out(
+    slides, finished_either
+):
     genes = finished_either.teaching.panel.genes
     few, enough = (repeated(slides, n) for n in (FEWEST_HELD_OUT - 1, FEWEST_HELD_OUT))
     found = judge_genes(few, noisy(few, noise=1.0), genes=genes)

@@ -9,13 +9,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from spahgc.metrics import FEWEST_UNITS, paired_difference
+from spahgc.metrics import FEWEST_UNITS
 from spahgc.model.baselines import BASELINES, WITH
 from spahgc.model.evaluation import judge_all, plan_tasks
-from spahgc.model.runs import MODEL, PAPER_MODEL
 from spahgc.report.evaluation import EvaluationReport, compare_with_best, slide_table
 from spahgc.report.pieces import read_judged, write_judged
-from spahgc.store.run_record import PAPER
+from spahgc.store.run_record import KERNEL_RIDGE, PAPER
 from spahgc.store.runs import read_run
 from spahgc.store.splits import make_folds
 from tests.model.conftest import DEFAULT_CONFIG, EMBEDDING, RUN_CONFIG, grow_store
@@ -311,7 +310,7 @@ def test_a_table_of_slides_counts_undefined_genes(results):
 
 def test_the_default_preset_is_reported_beside_the_papers_and_baselines_of_either(cohort, tmp_path):
     (fold, *_) = make_folds(cohort.patients(cohort.slides), rule=SPLIT)
-    models = {MODEL: DEFAULT_CONFIG, PAPER_MODEL: RUN_CONFIG}
+    models = {KERNEL_RIDGE: DEFAULT_CONFIG, PAPER: RUN_CONFIG}
     tasks = plan_tasks([fold], models=models, seeds=(0,))
     report = new_report(tmp_path / "both", cohort)
     for task, judged in zip(tasks, judge_all(cohort, tasks), strict=True):
@@ -319,8 +318,8 @@ def test_the_default_preset_is_reported_beside_the_papers_and_baselines_of_eithe
     report.write()
     summary = json.loads((report.folder / "summary.json").read_text(), parse_constant=pytest.fail)
     of_paper = [f"{name}{WITH}{EMBEDDING}" for name in BASELINES]
-    assert set(summary["methods"]) == {MODEL, PAPER_MODEL, *BASELINES, *of_paper}
-    assert {told["model"] for told in summary["against_best_baseline"]} == {MODEL, PAPER_MODEL}
+    assert set(summary["methods"]) == {KERNEL_RIDGE, PAPER, *BASELINES, *of_paper}
+    assert {told["model"] for told in summary["against_best_baseline"]} == {KERNEL_RIDGE, PAPER}
     runs = {place.rpartition("/")[2]: read_run(report.folder / place) for place in report.runs}
     assert list(runs["spahgc-seed0"].record.train) == ["A2", "B1", "B2"]
     assert runs["spahgc-seed0"].record.committee is not None

@@ -45,7 +45,7 @@ def check_statistics(evidence: Evidence) -> Iterator[Finding]:
             **_programme_differences(committee.basis, again, slides),
         }
 
-    what = "scaling, principal directions and gene programmes"
+    what = "scaling, principal directions and gene programs"
     yield _compare(evidence, differences, check="statistics", what=what)
 
 
@@ -171,8 +171,8 @@ def _programme_differences(
         "expression mean": _far(
             ours.mean_G, theirs.mean_G, size=float(np.linalg.norm(centred_NG.std(axis=0)))
         ),
-        "programme loadings": _far(_covariance([scores_NR]), _covariance(map(theirs.score, wide))),
-        "programme genes": _far(ours.genes_RG, np.linalg.pinv(scores_NR) @ centred_NG),
+        "program loadings": _far(_covariance([scores_NR]), _covariance(map(theirs.score, wide))),
+        "program genes": _far(ours.genes_RG, np.linalg.pinv(scores_NR) @ centred_NG),
     }
 
 
