@@ -70,6 +70,21 @@ def test_help_and_reading_a_store_do_not_import_torch(module):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_place_that_is_taken_is_refused_before_torch_is_imported(tmp_path, command):
+    (tmp_path / "run").mkdir()
+    arguments = [command, "--out", str(tmp_path / "run"), "--store", "none.zarr"]
+    code = (
+        "import sys; from spahgc.cli import cli\n"
+        f"try:\n    cli({arguments})\nfinally:\n    print('torch' in sys.modules)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert told.stderr == f"Error: {tmp_path / 'run'} exists; name another place\n"
+    assert told.stdout == "False\n"
+
+
 def test_the_three_commands_of_the_readme_work_as_typed(in_lab):
     result = spahgc("train", "--store", "data.zarr", "--genes", "hvg:20", "--epochs", "2")
     assert result.exit_code == 0, result.output

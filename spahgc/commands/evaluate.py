@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spahgc.commands.making import check_resuming, making, new_folder, plan_of
+from spahgc.commands.making import check_out, making, new_folder, plan_of
 from spahgc.commands.screen import SEED, cluster_options, console, progress_bar
 from spahgc.commands.training_options import (
     check_device_of,
@@ -77,6 +77,7 @@ def evaluate(
     The model is the default preset's kernel ridge on gene programs, and beside it the paper's graph
     network; --networks N stacks graph networks with the ridge.
     """
+    check_out(out, resume=resume)  # before torch is imported
     from spahgc.model.evaluation import plan_tasks
     from spahgc.model.runs import check_folds
     from spahgc.report.evaluation import EvaluationReport
@@ -90,7 +91,6 @@ def evaluate(
             "--scheduler"
         )
     seeds = tuple(dict.fromkeys(named_seeds)) or tuple(range(n_seeds))
-    check_resuming(out, resume=resume)
     cohort, usable, config = prepare(store, seed=seeds[0], **how)
     say_left_out(usable)
     patients = cohort.patients(usable.names)

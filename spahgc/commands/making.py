@@ -59,10 +59,14 @@ def plan_of(
     }
 
 
-def check_resuming(out: Path | None, *, resume: bool) -> None:
-    """Refuse to go on with a folder that was not named."""
+def check_out(out: Path | None, *, resume: bool) -> None:
+    """Refuse a folder that is taken, or to go on with one that was not named."""
+    from spahgc.store.run_folders import check_free
+
     if resume and out is None:
         raise click.UsageError("--resume goes on with what lies at --out: name that folder")
+    if out is not None:
+        check_free(out)
 
 
 def new_folder(command: str) -> Path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spahgc.commands.making import check_resuming, making, new_folder, plan_of
+from spahgc.commands.making import check_out, making, new_folder, plan_of
 from spahgc.commands.screen import SEED, progress_bar
 from spahgc.commands.training_options import (
     check_device_of,
@@ -47,6 +47,7 @@ def train(
     By default a kernel ridge on gene programs, without any graph; --networks N puts graph networks
     beside it, --preset paper trains the paper's graph network alone.
     """
+    check_out(out, resume=resume)  # before torch is imported
     from spahgc.model.checkpoints import Checkpoints
     from spahgc.model.curves import TENSORBOARD, show_curves
     from spahgc.model.resuming import keep_checkpoints
@@ -56,7 +57,6 @@ def train(
     from spahgc.store.runs import write_run
     from spahgc.store.splits import make_fold
 
-    check_resuming(out, resume=resume)
     cohort, usable, config = prepare(store, seed=seed, **how)
     say_left_out(usable)
     for name in (*test, *validation):

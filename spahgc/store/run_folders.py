@@ -1,6 +1,7 @@
 """Folders in the making: one that is killed half-way is gone on with, or leaves nothing."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -45,8 +46,7 @@ def unfinished_folder(
     MismatchError
         If the earlier attempt had another plan.
     """
-    if path.exists() or path.is_symlink():
-        raise StoreError(f"{path} exists; name another place")
+    check_free(path)
     unfinished = path.absolute().with_name(f".{path.name}.unfinished")
     with _alone(unfinished, path):
         with _cannot_be_made(path):
@@ -62,6 +62,22 @@ def unfinished_folder(
             if not (unfinished / WORK).is_dir() or not any((unfinished / WORK).iterdir()):
                 shutil.rmtree(unfinished, ignore_errors=True)
             raise
+
+
+def check_free(path: Path) -> None:
+    """Refuse a place where something is, or where nobody may make a folder.
+
+    Raises
+    ------
+    StoreError
+        If it is one.
+    """
+    with _cannot_be_made(path):
+        if path.exists() or path.is_symlink():
+            raise StoreError(f"{path} exists; name another place")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+        raise StoreError(f"{path} cannot be made: you may not write to {folder}")
 
 
 def _begin(unfinished: Path, path: Path, *, plan: dict[str, Any], resume: bool) -> None:

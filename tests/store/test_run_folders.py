@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from spahgc.errors import MismatchError, StoreError
-from spahgc.store.run_folders import WORK, unfinished_folder
+from spahgc.store.run_folders import WORK, check_free, unfinished_folder
 
 PLAN = {"epochs": 3, "slides": ("A1", "B1")}
 
@@ -118,3 +118,14 @@ def test_a_place_that_is_taken_meanwhile_is_one_error(tmp_path):
         (path / "a").write_text("theirs")
     assert (path / "a").read_text() == "theirs"
     assert [item.name for item in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_that_nobody_may_write_to_is_found_before_anything_is_made(tmp_path, monkeypatch):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    monkeypatch.setattr(os, "access", lambda folder, _: folder != theirs)  # root may write anywhere
+    for path in (theirs / "run", theirs / "deep/run"):
+        with pytest.raises(StoreError) as caught:
+            check_free(path)
+        assert str(caught.value) == f"{path} cannot be made: you may not write to {theirs}"
+    check_free(tmp_path / "mine/run")
