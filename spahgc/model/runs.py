@@ -25,7 +25,7 @@ from spahgc.model.paper import fit_paper
 from spahgc.model.progress import Advance
 from spahgc.model.scoring import score_listed
 from spahgc.model.spots import NearConfig, NearRing, SlideSpots, expression_of
-from spahgc.model.teaching import TeachingSet, gather_teaching
+from spahgc.model.teaching import TeachingSet, find_listed, gather_teaching
 from spahgc.model.training import TrainingConfig
 from spahgc.model.trust import find_trust
 from spahgc.store.cohort import Cohort
@@ -161,19 +161,23 @@ def check_folds(cohort: Cohort, folds: Sequence[Fold], *, configs: Sequence[RunC
     MissingError, MismatchError, ProtocolError
         See `train_fold`.
     """
-    seen_of: dict[str, frozenset[str]] = {}
+    seen_of: dict[tuple[str, GeneNames], frozenset[str]] = {}
     for config in configs:
+        named = config.gene_names
         for fold in map(config.divide, folds):
             _refuse_twins(cohort, fold)
             known = (*fold.train, *fold.validation)
             for embedding in config.features.embeddings:
                 cohort.fingerprint(embedding, (*known, *fold.test))
-            genes, rule = cohort.shared_genes(known), config.panel_rule
+            cohort.shared_genes((*known, *fold.test), named)
+            genes = cohort.shared_genes(known, named)
+            rule = find_listed(cohort, known, config.panel_rule, named)
             GenePanel(genes=rule.genes, rule=str(rule)).columns(genes)
-            for name in set(known) - set(seen_of):
-                seen_G = is_seen(cohort[name].read_counts())
-                seen_of[name] = frozenset(cohort[name].genes.index[seen_G])
-            n_seen = len(frozenset.intersection(*(seen_of[name] for name in known)))
+            for name in known:
+                if (name, named) not in seen_of:
+                    counts, listed = named.read(cohort[name])
+                    seen_of[name, named] = frozenset(listed[is_seen(counts)])
+            n_seen = len(frozenset.intersection(*(seen_of[name, named] for name in known)))
             check_ranked(rule, n_seen=n_seen, n_genes=len(genes), n_slides=len(known))
             if config.committee is not None:
                 check_wide(n_seen, n_slides=len(known))

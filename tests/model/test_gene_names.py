@@ -195,11 +195,15 @@ def test_the_commands_lead_through_a_mixed_store(mixed, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["gene_names"] == "symbol"
     assert spahgc("predict", "--run", "run", "--slide", "B2", "--out", "b2.h5ad").exit_code == 0
     assert spahgc("audit", "run").exit_code == 0
-    judged = spahgc(
-        *("evaluate", *how[:4], "--no-paper", "--gene-ids", "symbol", "--out", "all"),
-        *("--split", "leave-one-slide-out"),
-    )
-    assert judged.exit_code == 0, judged.output
+    (tmp_path / "genes.txt").write_text(f"G1\n{AGAIN}\nG7\n")  # symbols, and an id of G3
+    for place, panel in {"all": "heg:6", "listed": "genes.txt"}.items():
+        judged = spahgc(
+            *("evaluate", *how[:2], "--no-paper", "--gene-ids", "symbol", "--genes", panel),
+            *("--split", "leave-one-slide-out", "--out", place),
+        )
+        assert judged.exit_code == 0, judged.output
+    listed = json.loads(next((tmp_path / "listed").rglob("run.json")).read_text())
+    assert listed["panel"] == ["G1", "G3", "G7"]
     info = spahgc("store", "info", "--json")
     (note,) = json.loads(info.stdout)["notes"]
     assert "slide B1 names genes by Ensembl ids (ENSG00000000000), slide A1 by symbols" in note
