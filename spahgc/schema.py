@@ -22,7 +22,8 @@ CLOSE: Final = (REFERENCE, "close", REFERENCE)
 
 
 SPATIAL: Final = "spatial"
-"""Key in a prediction's ``obsm``: spot centers as x, y in full-resolution pixels."""
+"""Key in an AnnData's ``obsm``: spot centers as x, y in full-resolution pixels; and in its
+``uns``: pictures and scale factors, where scanpy and squidpy look for them."""
 UNS: Final = "spahgc"
 """Key in a prediction's ``uns``: where it comes from, and what to know before believing it."""
 

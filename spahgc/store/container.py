@@ -6,7 +6,7 @@ in ``tests/interop``. Everything lies in one coordinate system, ``global``: full
 
 Dimension letters in this file:
 
-S spots, H and W height and width of the picture
+H and W height and width of the picture
 """
 
 import json
@@ -21,15 +21,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import zarr
-from numpy.typing import NDArray
 from pyarrow import parquet
-from scipy.spatial import cKDTree
 from zarr.errors import ZarrUserWarning
 
 from spahgc.schema import Thumbnail
 from spahgc.store import layout
 from spahgc.store.slide import StoredSlide
-from spahgc.store.table import in_pixels, small_and_checked
+from spahgc.store.table import drawn_width, small_and_checked
 
 TABLE: Final = "table"
 REGION_KEY: Final = "region"
@@ -78,8 +76,11 @@ def write_container(slide: StoredSlide, table: anndata.AnnData, path: Path) -> N
 
 
 def measure_spot(slide: StoredSlide) -> float | None:
-    """Give the width of a spot in full-resolution pixels, None where it is unknown."""
-    return in_pixels(slide.record.get("spot_diameter_um"), slide.record.get("microns_per_pixel"))
+    """Give how wide to draw a spot; see `spahgc.store.table.drawn_width`."""
+    record = slide.record
+    return drawn_width(
+        record.get("spot_diameter_um"), record.get("microns_per_pixel"), slide.centers
+    )
 
 
 def _write_table(root: zarr.Group, table: anndata.AnnData, *, region: str | None) -> None:
@@ -157,30 +158,17 @@ def _describe_circles(root: zarr.Group, name: str) -> None:
 
 
 def _write_circles(path: Path, slide: StoredSlide) -> None:
-    """Write centers and radii as GeoParquet 1.0."""
+    """Write centers and radii, in full-resolution pixels, as GeoParquet 1.0."""
     circles = pd.DataFrame(
         {
             "geometry": [_WKB_POINT.pack(1, 1, x, y) for x, y in slide.centers],
-            "radius": np.full(slide.n_spots, _radius(slide)),
+            "radius": np.full(slide.n_spots, (measure_spot(slide) or 2.0) / 2),
         },
         index=slide.spots.index,
     )
     table = pa.Table.from_pandas(circles, preserve_index=True)
     metadata = {**(table.schema.metadata or {}), b"geo": json.dumps(_GEO).encode()}
     parquet.write_table(table.replace_schema_metadata(metadata), path)
-
-
-def _radius(slide: StoredSlide) -> float:
-    """In full-resolution pixels; of circles that just touch where the spots' width is unknown."""
-    width = measure_spot(slide)
-    if width is None:
-        width = float(np.median(_nearest(slide.centers))) if slide.n_spots > 1 else 2.0
-    return width / 2
-
-
-def _nearest(centers_S2: NDArray[np.float64]) -> NDArray[np.float64]:
-    distance_S1, _ = cKDTree(centers_S2).query(centers_S2, k=[2])  # the nearest is itself
-    return np.asarray(distance_S1)[:, 0]
 
 
 def _between(axes: Sequence[str]) -> dict[str, Any]:

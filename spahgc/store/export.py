@@ -8,6 +8,7 @@ import anndata
 import zarr
 
 from spahgc.errors import StoreError
+from spahgc.schema import SPATIAL
 from spahgc.store import layout
 from spahgc.store.container import measure_spot, write_container
 from spahgc.store.durable import replacing
@@ -93,18 +94,15 @@ def as_table(slide: StoredSlide) -> anndata.AnnData:
         **slide.record,
         "embeddings": {name: slide.embedding_record(name) for name in names},
     }
-    pictures = {name: slide.read_thumbnail(name) for name in ("hires", "lowres")}
     return anndata.AnnData(
         X=slide.read_counts(),
         obs=slide.spots.copy(),
         var=slide.genes.copy(),
-        obsm={"spatial": slide.centers} | {name: slide.read_embedding(name) for name in names},
+        obsm={SPATIAL: slide.centers} | {name: slide.read_embedding(name) for name in names},
         uns={
             layout.STORE_ATTRIBUTE: json.dumps(record),
-            "spatial": describe_pictures(
-                slide.name,
-                {name: picture for name, picture in pictures.items() if picture is not None},
-                spot_diameter=measure_spot(slide),
+            SPATIAL: describe_pictures(
+                slide.name, slide.read_thumbnails(), spot_diameter=measure_spot(slide)
             ),
         },
     )

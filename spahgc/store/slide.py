@@ -234,6 +234,11 @@ class StoredSlide:
             scale=float(self._read(f"{place}/scalefactors/tissue_{name}_scalef")),
         )
 
+    def read_thumbnails(self) -> dict[str, Thumbnail]:
+        """Read all pictures there are, by scanpy's names for them, ``hires`` and ``lowres``."""
+        found = {name: self.read_thumbnail(name) for name in ("hires", "lowres")}
+        return {name: picture for name, picture in found.items() if picture is not None}
+
     def names_digest(self) -> str:
         """Give `digest_names` of the spots, which a process reads but once of each version."""
         version = (self.store.location.address, self.entry.manifest)

@@ -1,4 +1,9 @@
-"""One slide as an AnnData table in Zarr: every array checksummed, every chunk written."""
+"""One slide as an AnnData table in Zarr: every array checksummed, every chunk written.
+
+Dimension letters in this file:
+
+S spots
+"""
 
 import json
 from collections.abc import Mapping
@@ -15,6 +20,7 @@ import pandas as pd
 import zarr
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
+from scipy.spatial import cKDTree
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
@@ -198,8 +204,24 @@ def _identify(path: Path) -> dict[str, Any]:
 
 
 def _pictures(slide: Slide) -> Mapping[str, Any]:
-    diameter = in_pixels(slide.spot_diameter_um, slide.microns_per_pixel)
+    diameter = drawn_width(slide.spot_diameter_um, slide.microns_per_pixel, slide.centers)
     return describe_pictures(slide.name, slide.thumbnails, spot_diameter=diameter)
+
+
+def drawn_width(
+    diameter_um: float | None, microns_per_pixel: float | None, centers_S2: NDArray[np.float64]
+) -> float | None:
+    """Give how wide to draw a spot, in full-resolution pixels.
+
+    The true width where it is known, or else that of circles which just touch; None where there
+    are not two spots with places.
+    """
+    width = in_pixels(diameter_um, microns_per_pixel)
+    known_S2 = centers_S2[np.isfinite(centers_S2).all(axis=1)]
+    if width is not None or len(known_S2) < 2:
+        return width
+    distance_S1, _ = cKDTree(known_S2).query(known_S2, k=[2])  # the nearest is itself
+    return float(np.median(distance_S1)) or None
 
 
 def in_pixels(width_um: float | None, microns_per_pixel: float | None) -> float | None:

@@ -57,6 +57,21 @@ def test_an_h5ad_export_is_what_anndata_reads_from_the_store_itself(slide, place
     assert written.uns["spatial"]["A1"].keys() == stored.uns["spatial"]["A1"].keys()
 
 
+def test_a_spot_of_unknown_width_is_drawn_as_wide_as_spots_are_apart(tmp_path):
+    store = create_store(tmp_path / "data.zarr")
+    for name, n_spots in (("A1", 9), ("A2", 1)):
+        add_slide(store, replace(build_slide(name, n_spots=n_spots), spot_diameter_um=None))
+    widths = []
+    for name in ("A1", "A2"):
+        slide = open_cohort(store.path)[name]
+        exported = anndata.read_h5ad(export_slide(slide, tmp_path, to="h5ad"))
+        stored = anndata.read_zarr(store.path / "tables" / name)
+        for table in (exported, stored):
+            factors = table.uns["spatial"][name]["scalefactors"]
+            widths.append(factors.get("spot_diameter_fullres"))
+    assert widths == [100, 100, None, None]  # a spot alone has none beside it
+
+
 def test_an_h5ad_export_can_be_ingested_again(slide, tmp_path):
     again = read_h5ad_slide(export_slide(slide, tmp_path, to="h5ad"), microns_per_pixel=0.5)
     assert (again.counts != slide.read_counts()).nnz == 0

@@ -16,6 +16,9 @@ _RECORD: Final = "uns/spahgc"
 class Exported:
     """What an export says of its slide; None is what it does not say."""
 
+    is_export: bool = False
+    """Whether it is one at all."""
+
     microns_per_pixel: float | None = None
     """Of the pixels that centers are given in."""
 
@@ -51,6 +54,7 @@ def read_exported(file: h5py.File, findings: list[Finding]) -> Exported:
     try:
         record = json.loads(element[()])
         exported = Exported(
+            is_export=True,
             microns_per_pixel=_number(record, "microns_per_pixel"),
             pitch_um=_number(record, "pitch_um"),
             spot_diameter_um=_number(record, "spot_diameter_um"),

@@ -101,8 +101,8 @@ def read_h5ad_slide(
 
 
 def _spot_scale(table: SpotTable) -> float | None:
-    """Estimate µm per pixel as Space Ranger's spots tell it; an export has the true spot's."""
+    """Estimate µm per pixel as Space Ranger's spots tell it; an export's are wide as drawn."""
     diameter_px = table.scale_factors.get("spot_diameter_fullres")
-    if diameter_px is None or table.exported.spot_diameter_um is not None:
+    if diameter_px is None or table.exported.is_export:
         return None
     return _SCALED_SPOT_UM / diameter_px
