@@ -178,7 +178,8 @@ def predict_stored(predictor: Predictor, cohort: Cohort, name: str) -> anndata.A
         slide=name,
         obs=slide.spots,
         microns_per_pixel=slide.entry.microns_per_pixel,
-        spot_diameter_um=slide.record["spot_diameter_um"] or slide.record["pitch_um"],
+        spot_diameter_um=slide.record["spot_diameter_um"],
+        thumbnails=slide.read_thumbnails(),
     )
     blind = predictor.without_twins(slide.entry, spots.name)
     looks_SD = slide.read_embedding(features.embeddings[0])
@@ -212,7 +213,8 @@ def predict_new(
         slide=slide.name,
         obs=slide.spots,
         microns_per_pixel=slide.microns_per_pixel,
-        spot_diameter_um=slide.spot_diameter_um or slide.pitch_um,
+        spot_diameter_um=slide.spot_diameter_um,
+        thumbnails=slide.thumbnails,
     )
     return _predict(predictor, spots, origin, looks_SD=embeddings[0])
 
@@ -234,4 +236,5 @@ def _predict(
         ring=spots.ring,
         nearness_S=nearness_of(predictor.teaching, spots, np.asarray(looks_SD, np.float32)),
         references=predictor.teaching.among(spots),
+        symbols=predictor.teaching.read_symbols(),
     )

@@ -5,7 +5,7 @@ Dimension letters in this file:
 S spots, G genes
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from spahgc.model.settings import settings_of
 from spahgc.model.spots import NearRing
 from spahgc.model.trust import judge_slide, judge_spots
-from spahgc.schema import SPATIAL, UNS
+from spahgc.schema import SPATIAL, UNS, Thumbnail
 from spahgc.store.confidence import GENE_COLUMNS
 from spahgc.store.runs import Run
 from spahgc.store.splits import caveat_of
-from spahgc.store.table import in_pixels
+from spahgc.store.table import describe_pictures, drawn_width
 
 UNKNOWN_DIAMETER_PX: Final = 100.0
 OTHER_RING: Final = 1.25
@@ -44,7 +44,10 @@ class Origin:
     """Of full-resolution pixels, in µm."""
 
     spot_diameter_um: float | None
-    """Width of a spot, in µm, or the distance between spots where that is all that is known."""
+    """Width of a spot, in µm; None where it is unknown."""
+
+    thumbnails: Mapping[str, Thumbnail]
+    """Pictures of the slide by scanpy's names for them, ``hires`` and ``lowres``."""
 
 
 def as_anndata(
@@ -56,6 +59,7 @@ def as_anndata(
     nearness_S: NDArray[np.float64],
     ring: NearRing | None,
     references: Sequence[str],
+    symbols: Sequence[str],
 ) -> anndata.AnnData:
     """Put a prediction where scanpy and squidpy look for it.
 
@@ -63,13 +67,15 @@ def as_anndata(
     -------
     anndata.AnnData
         ``X`` (S, G) float32 predicted log1p of counts per library size; ``obs`` as given, with
-        the columns of `spahgc.model.trust.judge_spots`; ``var`` the panel with those of
-        `spahgc.store.confidence.Trust.genes`, and ``test_pcc`` where the run was tested;
-        ``obsm["spatial"]`` (S, 2) x, y in full-resolution pixels; ``uns["spahgc"]`` provenance,
-        and in ``notes`` what to know before believing it.
+        the columns of `spahgc.model.trust.judge_spots`; ``var`` the panel by gene id with its
+        ``symbol``, the columns of `spahgc.store.confidence.Trust.genes`, and ``test_pcc`` where
+        the run was tested; ``obsm["spatial"]`` (S, 2) x, y in full-resolution pixels;
+        ``uns["spatial"]`` pictures and scale factors; ``uns["spahgc"]`` provenance, and in
+        ``notes`` what to know before believing it.
     """
     record, notes = run.record, []
-    var = pd.DataFrame(index=pd.Index(record.panel, name=None))
+    var = pd.DataFrame({"symbol": list(symbols)}, index=pd.Index(record.panel, name=None))
+    diameter_px = _diameter_px(origin, centers_S2)
     obs = origin.obs.copy()
     if run.trust is not None:
         var[list(GENE_COLUMNS)] = run.trust.genes.reindex(record.panel)[list(GENE_COLUMNS)]
@@ -88,11 +94,16 @@ def as_anndata(
         "genes_named_by": record.gene_names,
         "embeddings": list(record.fingerprints),
         "encoder_fingerprints": list(record.fingerprints.values()),
-        "spot_diameter_px": _diameter_px(origin),
+        "spot_diameter_px": diameter_px,
         "notes": [note for note in notes if note is not None],
     }
+    pictures = describe_pictures(origin.slide, origin.thumbnails, spot_diameter=diameter_px)
     return anndata.AnnData(
-        X=predicted_SG, obs=obs, var=var, obsm={SPATIAL: centers_S2}, uns={UNS: provenance}
+        X=predicted_SG,
+        obs=obs,
+        var=var,
+        obsm={SPATIAL: centers_S2},
+        uns={UNS: provenance, SPATIAL: pictures},
     )
 
 
@@ -124,5 +135,6 @@ def _judge_ring(run: Run, ring: NearRing | None) -> str | None:
     )
 
 
-def _diameter_px(origin: Origin) -> float:
-    return in_pixels(origin.spot_diameter_um, origin.microns_per_pixel) or UNKNOWN_DIAMETER_PX
+def _diameter_px(origin: Origin, centers_S2: NDArray[np.float64]) -> float:
+    width = drawn_width(origin.spot_diameter_um, origin.microns_per_pixel, centers_S2)
+    return width or UNKNOWN_DIAMETER_PX

@@ -87,6 +87,16 @@ class TeachingSet:
             near=self.near,
         )
 
+    def read_symbols(self) -> list[str]:
+        """Name the panel's genes by symbol, or by id where no training slide has a symbol."""
+        symbols: dict[str, str] = {}
+        for name in self.train:
+            genes = self.cohort[name].genes.reindex(columns=["symbol"])["symbol"].dropna()
+            symbols = {**genes[genes.index.isin(self.panel.genes)].astype(str), **symbols}
+            if len(symbols) == len(self.panel.genes):
+                break
+        return [symbols.get(gene, gene) for gene in self.panel.genes]
+
     def only(self, names: Sequence[str]) -> "TeachingSet":
         """Give the set that some of the training slides are.
 

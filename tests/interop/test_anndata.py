@@ -14,6 +14,18 @@ def table(folder):
     return anndata.read_zarr(folder / "data.zarr" / "tables" / "C1")
 
 
+@pytest.fixture(params=["stored", "exported", "slide.h5ad", "slide.zarr", "image.h5ad"])
+def drawn(request, folder):
+    """A measured slide, an image without expression, and predictions."""
+    if request.param == "stored":
+        return anndata.read_zarr(folder / "data.zarr" / "tables" / "C1")
+    if request.param == "exported":
+        return anndata.read_h5ad(folder / "h5ad" / "A1.h5ad")
+    if request.param.endswith(".zarr"):
+        return anndata.read_zarr(folder / "predicted" / request.param)
+    return anndata.read_h5ad(folder / "predicted" / request.param)
+
+
 def test_anndata_reads_a_slide_as_it_lies_there(folder, expected):
     expected.check(anndata.read_zarr(folder / "data.zarr" / "tables" / expected.name))
 
@@ -51,25 +63,50 @@ def test_scanpy_preprocesses_a_slide(table):
     assert table.obsp["distances"].shape == (table.n_obs, table.n_obs)
 
 
-def test_squidpy_draws_the_spots_over_the_picture(table):
-    squidpy.pl.spatial_scatter(table, color=table.var_names[0])
-    axes = plt.gcf().axes[0]
-    (picture,) = axes.images
-    height, width = table.uns["spatial"]["C1"]["images"]["hires"].shape[:2]
-    assert picture.get_array().shape[:2] == (height, width)
-    assert len(axes.collections) > 0
-    scale = table.uns["spatial"]["C1"]["scalefactors"]["tissue_hires_scalef"]
-    boxes = [c.get_datalim(axes.transData) for c in axes.collections]
-    middle = table.obsm["spatial"].mean(axis=0) * scale
-    assert any(box.contains(*middle) for box in boxes)
-    plt.close("all")
+def test_squidpy_draws_the_spots_over_the_picture(drawn):
+    squidpy.pl.spatial_scatter(drawn, color=drawn.var_names[0])
+    check_drawing(plt.gcf().axes[0], drawn)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_scanpy_draws_the_spots_over_the_picture(table):
-    (axes,) = scanpy.pl.spatial(table, color=table.var_names[0], show=False)
-    assert len(axes.images) == 1
-    assert len(axes.collections) > 0
+def test_scanpy_draws_the_spots_over_the_picture(drawn):
+    (axes,) = scanpy.pl.spatial(drawn, color=drawn.var_names[0], show=False)
+    check_drawing(axes, drawn)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_both_colour_a_prediction_by_symbol_and_by_what_is_known_of_its_spots(folder):
+    predicted = anndata.read_h5ad(folder / "predicted" / "slide.h5ad")
+    predicted.var_names = [f"ENSG{n:05}" for n in range(predicted.n_vars)]
+    symbol = predicted.var["symbol"].iloc[0]
+    scanpy.pl.spatial(predicted, color=symbol, gene_symbols="symbol", show=False)
+    squidpy.pl.spatial_scatter(predicted, color=symbol, alt_var="symbol")
+    for column in ("nearness", "unlike_references"):
+        scanpy.pl.spatial(predicted, color=column, show=False)
+    flag = predicted.obs["unlike_references"].astype("category")  # squidpy takes no truth values
+    predicted.obs["unlike_references"] = flag
+    for column in ("nearness", "unlike_references"):
+        squidpy.pl.spatial_scatter(predicted, color=column)
+    plt.close("all")
+
+
+def check_drawing(axes, table):
+    """Check that a drawing has the whole picture, and each spot on it where the spot belongs."""
+    ((name, spatial),) = table.uns["spatial"].items()
+    (picture,) = axes.images
+    pixels = spatial["images"]["hires"]
+    assert picture.get_array().shape[:2] == pixels.shape[:2]
+    assert axes.yaxis_inverted() == (picture.origin == "upper")
+    scale = spatial["scalefactors"]["tissue_hires_scalef"]
+    (circles,) = [drawn for drawn in axes.collections if len(drawn.get_paths()) == table.n_obs]
+    boxes = [path.get_extents() for path in circles.get_paths()]
+    drawn = sorted(((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2) for box in boxes)
+    expected = sorted(map(tuple, np.asarray(table.obsm["spatial"]) * scale))
+    np.testing.assert_allclose(drawn, expected, atol=0.01)
+    diameter = spatial["scalefactors"]["spot_diameter_fullres"] * scale
+    np.testing.assert_allclose([box.width for box in boxes], diameter, rtol=0.02)
+    on_tissue = [pixels[int(y), int(x)].mean() for x, y in expected]
+    assert np.mean(on_tissue) < pixels.mean(), name
     plt.close("all")
 
 

@@ -1,9 +1,9 @@
-"""Write a small store of synthetic slides, its exports, and what spahgc itself reads of it.
+"""Write a small store of synthetic slides, its exports, predictions, and what spahgc reads of it.
 
     python tests/interop/write_store.py FOLDER
 
-makes ``FOLDER/data.zarr``, ``FOLDER/h5ad``, ``FOLDER/spatialdata`` and ``FOLDER/expected``, for
-the tests beside this file, which run in an environment without spahgc.
+makes ``FOLDER/data.zarr``, ``FOLDER/h5ad``, ``FOLDER/spatialdata``, ``FOLDER/predicted`` and
+``FOLDER/expected``, for the tests beside this file, which run in an environment without spahgc.
 """
 
 import json
@@ -26,13 +26,24 @@ def write_everything(folder: Path) -> None:
     place = folder / "data.zarr"
     store, one_field = ["--store", str(place)], ["--patch-um", "112"]
     scale = ["--mpp", f"{demo.image_microns_per_pixel}"]
+    test, run, predicted = demo.st_slides[-1], str(folder / "run"), folder / "predicted"
+    predict = ["predict", "--run", run, *store]
     for arguments in [
-        ["ingest", "st", str(demo.st_study), "--no-embed", *store],
+        ["ingest", "st", str(demo.st_study), *one_field, *store],
         ["ingest", "visium", str(demo.visium_slides[0]), "--patient", "C", *one_field, *store],
         ["ingest", "image", str(demo.image), *scale, *one_field, *store],
         ["index", "build", *store],
         ["store", "export", "--all", "--to", "h5ad", str(folder / "h5ad"), *store],
         ["store", "export", "--all", "--to", "spatialdata", str(folder / "spatialdata"), *store],
+        [
+            *("train", "--test", test, "--leave-out", "C1", "--embedding", "lite0"),
+            *("--genes", "heg:10", "--out", run, *store),
+        ],
+        [
+            *(*predict, "--slide", test, "--out", str(predicted / "slide.h5ad")),
+            *("--out", str(predicted / "slide.zarr")),
+        ],
+        [*predict, "--image", str(demo.image), *scale, "--out", str(predicted / "image.h5ad")],
     ]:
         cli.main(arguments, prog_name="spahgc", standalone_mode=False)
     (folder / "expected").mkdir()

@@ -1,8 +1,11 @@
 from dataclasses import replace
 
+import anndata
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 from scipy.sparse import csr_matrix
 
 from spahgc.errors import MismatchError, MissingError
@@ -71,6 +74,49 @@ def test_a_prediction_lies_where_scanpy_looks_for_it(table, run, grown):
     np.testing.assert_array_equal(table.var["test_pcc"], expected[list(table.var_names)])
     assert table.uns["spahgc"]["train"] == list(run.record.train)
     assert table.uns["spahgc"]["units"] == "log1p of counts per 10000, predicted"
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Use `squidpy.pl.spatial_scatter`:FutureWarning",  # scanpy's own drawing goes away
+    "ignore:The set_bad function:PendingDeprecationWarning",  # which scanpy calls
+)
+@pytest.mark.parametrize("origin", ["stored", "image alone"])
+def test_scanpy_draws_a_prediction_over_its_picture_as_it_is(predictor, grown, origin, tmp_path):
+    slide, embedding_SD = draw_tissue("B2")
+    if origin == "stored":
+        predicted = predict_stored(predictor, grown, "B2")
+    else:
+        alone = replace(bare(slide), spot_diameter_um=None)
+        predicted = predict_new(predictor, alone, [embedding_SD])
+    predicted.write_h5ad(tmp_path / "B2.h5ad")
+    read = anndata.read_h5ad(tmp_path / "B2.h5ad")
+    (axes,) = sc.pl.spatial(read, color=read.var_names[0], show=False)
+    (picture,), (circles,) = axes.images, axes.collections
+    assert np.array_equal(picture.get_array(), slide.thumbnails["hires"].pixels)
+    assert axes.yaxis_inverted()  # rows of the picture count from its top
+    boxes = [path.get_extents() for path in circles.get_paths()]
+    scale = slide.thumbnails["hires"].scale
+    drawn = sorted(((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2) for box in boxes)
+    np.testing.assert_allclose(drawn, sorted(map(tuple, slide.centers * scale)), atol=1e-6)
+    wide = 100 / 0.5 if origin == "stored" else 100  # the spot's true width, or that of a step
+    np.testing.assert_allclose([box.width for box in boxes], wide * scale, rtol=1e-3)
+    plt.close("all")
+
+
+@pytest.mark.parametrize("named", [["A2", "B1"], ["B1"], []], ids=["by both", "by one", "by none"])
+def test_a_prediction_names_genes_by_symbol_as_training_slides_do(run, store, named):
+    for name in ("A2", "B1"):
+        slide, embedding_SD = draw_tissue(name)
+        symbols = [f"SYM-{gene}" for gene in slide.genes.index]
+        genes = slide.genes.assign(symbol=symbols) if name in named else slide.genes[[]]
+        put_slide(store, replace(slide, genes=genes), embedding_SD)
+    ReferenceIndex.build(open_cohort(store.path), embedding=EMBEDDING)
+    cohort = open_cohort(store.path)
+    train = {name: cohort[name].entry.content for name in ("A2", "B1")}
+    predictor = open_predictor(replace(run, record=replace(run.record, train=train)), cohort)
+    predicted = predict_stored(predictor, cohort, "B2")
+    expected = [f"SYM-{gene}" if named else gene for gene in run.record.panel]
+    assert list(predicted.var["symbol"]) == expected
 
 
 def test_every_gene_and_spot_says_how_far_to_believe_it(table, run):
