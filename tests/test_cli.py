@@ -149,6 +149,9 @@ def test_a_model_is_trained_tested_and_used_on_an_image_alone(in_lab, demo, tmp_
         assert table.n_vars == 20
         assert np.isfinite(table.X).all()
         assert table.obsm["spatial"].shape == (table.n_obs, 2)
+        assert "Values: log1p of counts per 10000, predicted, relative within" in result.stderr
+        ((_, spatial),) = table.uns["spatial"].items()
+        assert "hires" in spatial["images"]
 
 
 def test_a_slide_can_be_left_out(in_lab, demo, tmp_path):

@@ -156,5 +156,6 @@ def _write(table: anndata.AnnData, places: list[Path]) -> None:
 
     for place in places:
         click.echo(f"{spell_plain(str(place))}: {table.n_obs} spots × {table.n_vars} genes")
+    click.echo(spell_plain(f"Values: {table.uns[UNS]['units']}"), err=True)
     for note in table.uns[UNS]["notes"]:
         click.echo(spell_plain(f"Note on {table.uns[UNS]['slide']}: {note}"), err=True)

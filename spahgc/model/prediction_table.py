@@ -19,11 +19,17 @@ from spahgc.model.spots import NearRing
 from spahgc.model.trust import judge_slide, judge_spots
 from spahgc.schema import SPATIAL, UNS, Thumbnail
 from spahgc.store.confidence import GENE_COLUMNS
+from spahgc.store.run_record import RunRecord
 from spahgc.store.runs import Run
 from spahgc.store.splits import caveat_of
 from spahgc.store.table import describe_pictures, drawn_width
 
 UNKNOWN_DIAMETER_PX: Final = 100.0
+RELATIVE: Final = "relative within the slide: compare its spots, not slides"
+"""What values are where features are standardised slide by slide; see docs/predicting.md."""
+FEWEST_SPOTS: Final = 30
+"""On smaller pieces of real slides, each predicted by itself, the mean correlation with the whole
+slide's prediction of the same spots fell below .9 (``benchmarks/cropped_slides.py``)."""
 OTHER_RING: Final = 1.25
 """How much farther or less far near spots may reach than in training before that is said."""
 COARSER: Final = 2.0
@@ -48,6 +54,16 @@ class Origin:
 
     thumbnails: Mapping[str, Thumbnail]
     """Pictures of the slide by scanpy's names for them, ``hires`` and ``lowres``."""
+
+
+def describe_units(record: RunRecord) -> str:
+    """Say what the values are that a run predicts."""
+    units = f"log1p of counts per {record.target_sum:g}, predicted"
+    return f"{units}, {RELATIVE}" if _is_relative(record) else units
+
+
+def _is_relative(record: RunRecord) -> bool:
+    return bool(record.features.get("standardise"))
 
 
 def as_anndata(
@@ -84,10 +100,15 @@ def as_anndata(
         notes.append(judge_slide(run.trust, judged))
     if run.scores is not None:
         var["test_pcc"] = run.scores.groupby("gene")["pcc"].mean().reindex(record.panel)
-    notes += [_judge_scale(run, origin), _judge_ring(run, ring), caveat_of(record.shared_patients)]
+    notes += [
+        _judge_size(record, len(obs)),
+        _judge_scale(run, origin),
+        _judge_ring(run, ring),
+        caveat_of(record.shared_patients),
+    ]
     provenance: dict[str, Any] = {
         "slide": origin.slide,
-        "units": f"log1p of counts per {record.target_sum:g}, predicted",
+        "units": describe_units(record),
         "train": list(record.train),
         "references": list(references),
         "panel": f"{record.panel_rule} ({record.panel_digest})",
@@ -104,6 +125,16 @@ def as_anndata(
         var=var,
         obsm={SPATIAL: centers_S2},
         uns={UNS: provenance, SPATIAL: pictures},
+    )
+
+
+def _judge_size(record: RunRecord, n_spots: int) -> str | None:
+    """Say that a slide has too few spots to standardise its features on."""
+    if n_spots >= FEWEST_SPOTS or not _is_relative(record):
+        return None
+    return (
+        f"it has {n_spots} spots, fewer than {FEWEST_SPOTS}: each is seen relative to the others, "
+        "so these few decide much of what is predicted; predict a larger piece of tissue"
     )
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -32,9 +33,11 @@ GREY: Final = "#595959"
 MOST_POINTS: Final = 2000
 """Of single genes, per method; more can no longer be told apart, and the box says it all."""
 _MAP_LEGEND: Final = (
-    "Expression: log(1 + counts scaled to one library size).\n"
-    "Each map has its own colour limits, 1st to 99th percentile: predictions vary less."
+    "Expression: log(1 + counts scaled to one library size); as predicted, relative within the "
+    "slide.\nEach map has its own colour limits, 1st to 99th percentile: predictions vary less."
 )
+_UNITS: Final = ("log1p, as measured", "log1p, relative within the slide")
+"""On the colour bars of a measured and a predicted map."""
 
 
 class GeneMap(NamedTuple):
@@ -105,8 +108,11 @@ def plot_gene_maps(
     frame = _frame(centers_S2, margin=diameter)
     figure, axes = _map_grid(len(gene_maps), 2 if thumbnail is None else 3, frame=frame)
     for row, (gene, gene_map) in zip(axes, gene_maps.items(), strict=True):
-        for axis, title, values_S in zip(row, _titles(gene, gene_map), gene_map[:2], strict=False):
-            _draw_spots(axis, centers_S2, values_S.astype(np.float64), diameter=diameter)
+        for axis, title, values_S, unit in zip(
+            row, _titles(gene, gene_map), gene_map[:2], _UNITS, strict=False
+        ):
+            bar = _draw_spots(axis, centers_S2, values_S.astype(np.float64), diameter=diameter)
+            bar.set_label(unit, fontsize=7)
             _dress_map(axis, title=title, frame=frame)
         if thumbnail is not None:
             _draw_thumbnail(row[2], thumbnail, microns_per_pixel=microns_per_pixel)
@@ -211,7 +217,7 @@ def _titles(gene: str, gene_map: GeneMap) -> tuple[str, str]:
 
 def _draw_spots(
     axis: Axes, centers_S2: NDArray[np.float64], values_S: NDArray[np.float64], *, diameter: float
-) -> None:
+) -> Colorbar:
     size_S = np.full(len(values_S), diameter)
     spots = EllipseCollection(
         size_S,
@@ -229,6 +235,7 @@ def _draw_spots(
     # an inset is as tall as the map, whatever the aspect makes of it
     bar = axis.figure.colorbar(spots, cax=axis.inset_axes((1.03, 0.05, 0.04, 0.9)))
     bar.ax.tick_params(labelsize=7)
+    return bar
 
 
 def _colour_limits(values_S: NDArray[np.float64]) -> tuple[float, float]:

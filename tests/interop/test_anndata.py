@@ -90,6 +90,11 @@ def test_both_colour_a_prediction_by_symbol_and_by_what_is_known_of_its_spots(fo
     plt.close("all")
 
 
+def test_a_prediction_says_what_its_values_are(folder):
+    predicted = anndata.read_h5ad(folder / "predicted" / "image.h5ad")
+    assert predicted.uns["spahgc"]["units"].startswith("log1p of counts per 10000, predicted, rel")
+
+
 def check_drawing(axes, table):
     """Check that a drawing has the whole picture, and each spot on it where the spot belongs."""
     ((name, spatial),) = table.uns["spatial"].items()

@@ -119,6 +119,29 @@ def test_a_prediction_names_genes_by_symbol_as_training_slides_do(run, store, na
     assert list(predicted.var["symbol"]) == expected
 
 
+def with_standardised_features(run):
+    features = {**run.record.features, "standardise": True}
+    return replace(run, record=replace(run.record, features=features))
+
+
+def test_values_are_called_relative_where_features_are_standardised_by_slide(run, grown):
+    relative = open_predictor(with_standardised_features(run), grown)
+    assert predict_stored(relative, grown, "B2").uns["spahgc"]["units"] == (
+        "log1p of counts per 10000, predicted, relative within the slide: compare its spots, not "
+        "slides"
+    )
+
+
+@pytest.mark.parametrize(("n_spots", "is_noted"), [(29, True), (30, False)])
+def test_a_slide_too_small_to_standardise_is_noted(run, grown, n_spots, is_noted):
+    slide, embedding_SD = draw_tissue("B2")
+    part = replace(bare(slide), spots=slide.spots[:n_spots], centers=slide.centers[:n_spots])
+    for one, expected in ((with_standardised_features(run), is_noted), (run, False)):
+        predictor = open_predictor(one, grown)
+        notes = predict_new(predictor, part, [embedding_SD[:n_spots]]).uns["spahgc"]["notes"]
+        assert any(f"it has {n_spots} spots, fewer than 30" in note for note in notes) == expected
+
+
 def test_every_gene_and_spot_says_how_far_to_believe_it(table, run):
     pd.testing.assert_frame_equal(
         table.var[["cv_pcc", "cv_low", "cv_high", "cv_slides", "cv_worst", "cv_best"]],

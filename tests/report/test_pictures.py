@@ -2,6 +2,7 @@ import matplotlib.figure
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from PIL import Image
 
@@ -119,6 +120,12 @@ def test_each_map_has_its_own_colour_limits_and_says_so(tmp_path, figures):
     assert measured.get_clim() == pytest.approx((0.03, 2.97))
     assert predicted.get_clim() == pytest.approx((1.006, 1.594))
     assert "its own colour limits" in texts(figures[0])
+
+
+def test_the_colour_bar_of_a_predicted_map_says_that_it_is_relative(tmp_path, figures):
+    draw_maps(tmp_path / "maps.png", make_maps("A", "B"))
+    labels = [axis.get_ylabel() for axis in figures[0].findobj(Axes) if axis.get_ylabel()]
+    assert labels == ["log1p, as measured", "log1p, relative within the slide"] * 2
 
 
 def test_scale_bar_is_one_millimetre(tmp_path, figures):
