@@ -12,7 +12,6 @@ from spahgc.errors import StoreError
 from spahgc.report import pieces
 from spahgc.store import runs
 from spahgc.store.opening import open_store
-from spahgc.store.run_record import KERNEL_RIDGE
 from spahgc.store.runs import find_runs, read_run
 from spahgc.store.words import is_plain
 from tests.commands.conftest import TRAIN, files, forge, spahgc, the_error
@@ -497,14 +496,10 @@ def test_a_training_goes_on_only_with_the_same_genes_and_devices(lab, tmp_path, 
         patch.setattr(runs, "write_run", interrupt)
         spahgc(*again, exit_code=1)
     error = the_error(*again, "--resume", "--devices", "2")
-    assert (
-        f"was begun with other settings ({KERNEL_RIDGE} training.devices); give the same" in error
-    )
+    assert "was begun with other settings (SpaHGC (paper) training.devices); give the same" in error
     genes.write_text("G1\nG2\nG4\n")
     error = the_error(*again, "--resume")
-    assert (
-        f"was begun with other settings ({KERNEL_RIDGE} panel_rule.genes); give the same" in error
-    )
+    assert "was begun with other settings (SpaHGC (paper) panel_rule.genes); give the same" in error
     genes.write_text("G1\nG2\nG3\n")
     spahgc(*again, "--resume")
     assert json.loads((out / "run.json").read_text())["panel_rule"] == "file:genes.txt"

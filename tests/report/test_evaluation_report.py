@@ -321,7 +321,7 @@ def test_the_default_preset_is_reported_beside_the_papers_and_baselines_of_eithe
     assert set(summary["methods"]) == {KERNEL_RIDGE, PAPER, *BASELINES, *of_paper}
     assert {told["model"] for told in summary["against_best_baseline"]} == {KERNEL_RIDGE, PAPER}
     runs = {place.rpartition("/")[2]: read_run(report.folder / place) for place in report.runs}
-    assert list(runs["spahgc-seed0"].record.train) == ["A2", "B1", "B2"]
-    assert runs["spahgc-seed0"].record.committee is not None
+    assert list(runs["kernel-ridge-on-gene-programs-seed0"].record.train) == ["A2", "B1", "B2"]
+    assert runs["kernel-ridge-on-gene-programs-seed0"].record.committee is not None
     assert list(runs["spahgc-paper-seed0"].record.train) == ["B1", "B2"]
     assert (report.folder / "pictures/genes-A1.png").stat().st_size > 1000
