@@ -33,7 +33,7 @@ NETWORKS = replace(
 )
 
 
-def grow(path, *, counts=False, image=False, size=8):
+def grow(path, *, counts=False, image=False, size=8, is_blank=False):
     """Make a store of the preset's four fields, its B2 with other counts or another image."""
     store = create_store(path)
     for name in SPOTS:
@@ -47,6 +47,8 @@ def grow(path, *, counts=False, image=False, size=8):
             noise = np.random.default_rng([number, *name.encode()])
             field_SD = np.resize(looks_SD.T, (size, len(looks_SD))).T
             field_SD = field_SD + noise.normal(0, 0.3, field_SD.shape)
+            if is_blank:
+                field_SD = np.ones_like(field_SD)
             draft = EmbeddingDraft(
                 open_cohort(path)[name],
                 embedding,
@@ -231,7 +233,7 @@ PLANTED_IN_BASIS = {
     "feature spread": take_spread,
     "principal directions": take_directions,
     "expression mean": take_expression_mean,
-    "programme loadings": take_loadings,
+    "program loadings": take_loadings,
 }
 
 
@@ -261,7 +263,7 @@ def test_every_part_of_a_basis_with_the_test_slide_is_named(cohort, tmp_path, mo
     run = train_and_save(cohort, tmp_path / "run")
     monkeypatch.undo()
     told = leaks_of(run, cohort)["statistics"]
-    for part in (*PLANTED_IN_BASIS, "programme genes"):
+    for part in (*PLANTED_IN_BASIS, "program genes"):
         assert part in told
     assert "fitted with the test slides (B2)" in told
 
@@ -371,7 +373,7 @@ def test_nearness_to_a_library_with_the_test_slide_is_named(cohort, tmp_path, mo
     assert "nearness of spots" in leaks["trust"]
 
 
-def test_genes_of_programmes_chosen_with_the_test_slide_are_named(
+def test_genes_of_programs_chosen_with_the_test_slide_are_named(
     other_counts, tmp_path, monkeypatch
 ):
     cohort, honest = other_counts, teaching.choose_wide
@@ -384,7 +386,7 @@ def test_genes_of_programmes_chosen_with_the_test_slide_are_named(
     monkeypatch.undo()
     leaks = leaks_of(run, cohort)
     assert set(leaks) == {"panel"}
-    assert "the genes of programmes are not those that the training slides give" in leaks["panel"]
+    assert "the genes of programs are not those that the training slides give" in leaks["panel"]
 
 
 def test_a_panel_of_the_shipped_preset_chosen_with_the_test_slide_is_named(
@@ -429,6 +431,15 @@ def test_another_machine_that_turns_components_and_rounds_otherwise_makes_no_lea
     run = train_and_save(cohort, tmp_path / "run")
     monkeypatch.undo()
     assert leaks_of(run, cohort) == {}
+
+
+def test_images_on_which_no_spot_differs_from_another_can_be_audited(tmp_path):
+    cohort = grow(tmp_path / "data.zarr", is_blank=True)
+    run = train_and_save(cohort, tmp_path / "run")
+    assert verdicts_of(run, cohort)["statistics"] == "clean"
+    made_up = run.weights["reducer.components"] + 1
+    other = replace(run, weights={**run.weights, "reducer.components": made_up})
+    assert "feature spread" in leaks_of(other, cohort)["statistics"]
 
 
 def test_a_difference_is_told_with_the_libraries_that_may_be_why(own, tmp_path):

@@ -147,7 +147,9 @@ def _reducer_differences(
     ours, theirs = stored.reducer, again.reducer
     features = [spots.embedding_SD for spots in slides]
     spread = float(np.mean([each.std(axis=0, dtype=np.float64).mean() for each in features]))
-    length = _length(ours.components_PD) / _length(theirs.components_PD)
+    long, expected = _length(ours.components_PD), _length(theirs.components_PD)
+    # both 0 where nothing tells spots apart
+    length = 1.0 if long == expected else long / max(expected, 1e-30)
     return {
         # that of standardised features is 0 but for rounding
         "feature mean": _far(ours.mean_D, theirs.mean_D, size=spread * len(ours.mean_D) ** 0.5),
@@ -167,12 +169,15 @@ def _programme_differences(
     centred_NG = np.concatenate([panel_SG - panel_SG.mean(axis=0) for panel_SG in panels])
     wide = [wide_of(spots) for spots in slides]
     scores_NR = np.concatenate([ours.score(each) for each in wide]).astype(np.float64)
+    # one that training spots hardly show is decided by rounding
+    strength_R1 = np.sqrt(np.mean(scores_NR**2, axis=0))[:, None]
+    genes_RG = np.linalg.pinv(scores_NR) @ centred_NG
     return {
         "expression mean": _far(
             ours.mean_G, theirs.mean_G, size=float(np.linalg.norm(centred_NG.std(axis=0)))
         ),
         "program loadings": _far(_covariance([scores_NR]), _covariance(map(theirs.score, wide))),
-        "program genes": _far(ours.genes_RG, np.linalg.pinv(scores_NR) @ centred_NG),
+        "program genes": _far(strength_R1 * ours.genes_RG, strength_R1 * genes_RG),
     }
 
 
