@@ -78,12 +78,12 @@ def connected(cluster: Cluster, *, deaths: int, gpu_each: bool = False) -> Itera
 
 def run_ahead(
     client: Any,  # noqa: ANN401  dask has no types
-    call: Callable[..., Any],
+    call: Callable[[Task], Any],
     tasks: Iterable[Task],
-    *arguments: Any,  # noqa: ANN401  of any call
+    *,
     on_gpu: bool,
-) -> Iterator[tuple[Task, Any]]:
-    """Have workers do tasks, and give each with its future once it is done or failed.
+) -> Iterator[tuple[int, Any]]:
+    """Have workers do tasks; give each one's number, from 0, and future once it is done or failed.
 
     `AHEAD` tasks per worker are with the scheduler at a time: per worker that is there then, since
     those of a queue join one by one, and leave when their time is over.
@@ -96,24 +96,21 @@ def run_ahead(
         What a worker does with a task.
     tasks
         Taken from as workers get free.
-    arguments
-        Of every call, after the task.
     on_gpu
         Whether a task wants a GPU: where workers declare the resource `GPU`, only they get any, and
         one at a time for each that they declare.
     """
     from distributed import wait
 
-    waiting = iter(tasks)
-    running: dict[Any, Task] = {}
+    waiting = enumerate(tasks)
+    running: dict[Any, int] = {}
     while True:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         with_gpu = [worker for worker in workers if on_gpu and worker["resources"].get(GPU)]
         needed = {GPU: 1} if with_gpu else None
         room = AHEAD * max(1, len(with_gpu or workers)) - len(running)
-        for task in islice(waiting, max(0, room)):
-            future = client.submit(call, task, *arguments, pure=False, resources=needed)
-            running[future] = task
+        for number, task in islice(waiting, max(0, room)):
+            running[client.submit(call, task, pure=False, resources=needed)] = number
         if not running:
             return
         try:

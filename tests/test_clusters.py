@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 
 import dask
 import numpy as np
@@ -84,7 +85,7 @@ def results(ran):
 def test_workers_that_join_late_get_tasks_too(tmp_path):
     """As those of a queue do: one is there at first, the others come while it works."""
     with LocalCluster(n_workers=1, **QUIET) as late, Client(late) as client:
-        ran = run_ahead(client, meet, range(8), tmp_path, 3, on_gpu=False)
+        ran = run_ahead(client, partial(meet, folder=tmp_path, n_workers=3), range(8), on_gpu=False)
         threading.Timer(0.5, late.scale, [3]).start()
         assert results(ran) == [True] * 8
     assert len({path.name.partition("-")[2] for path in tmp_path.iterdir()}) == 3

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Final, TypeAlias
 
 import torch
@@ -34,12 +35,12 @@ def embed_on_dask(
     on_gpu = not devices <= {"cpu", "mps"}
     with connected(cluster, deaths=DEATHS, gpu_each=gpu_each) as client:
         tell(f"Dask dashboard: {client.dashboard_link}")
-        threads = _threads_each(cluster)
-        for task, future in run_ahead(client, _embed_shard, tasks, threads, on_gpu=on_gpu):
+        embed = partial(_embed_shard, threads=_threads_each(cluster))
+        for _, future in run_ahead(client, embed, tasks, on_gpu=on_gpu):
             done: FinishedShard = result_of(
                 future, of="shard", then=", and the next run goes on with what is missing"
             )
-            advance(task.rows.stop - task.rows.start)
+            advance(done.task.rows.stop - done.task.rows.start)
             yield done
 
 
@@ -50,7 +51,7 @@ def _threads_each(cluster: Cluster) -> int | None:
     return max(1, (os.cpu_count() or 1) // cluster.workers)
 
 
-def _embed_shard(task: ShardTask, threads: int | None) -> FinishedShard:
+def _embed_shard(task: ShardTask, *, threads: int | None) -> FinishedShard:
     if threads is not None:
         torch.set_num_threads(threads)
     (done,) = embed_shards([task], ignore)

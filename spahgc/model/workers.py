@@ -1,6 +1,7 @@
 """Judge several tasks at once on Dask: one task = one model on one fold."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 from spahgc.clusters import Cluster, connected, result_of, run_ahead
@@ -38,11 +39,10 @@ def judge_on_dask(
     gpu_each, on_gpu = devices <= {"auto", "cuda"}, not devices <= {"cpu", "mps"}
     cluster = Cluster(workers=workers, scheduler=scheduler)
     with connected(cluster, deaths=DEATHS, gpu_each=gpu_each) as client:
-        place = (cohort.where, cohort.commit.number)
+        call = partial(_judge, cohort.where, cohort.commit.number)
         waiting: dict[int, Any] = {}
         following = 0
-        numbered = enumerate(tasks)
-        for (number, _), future in run_ahead(client, _judge, numbered, *place, on_gpu=on_gpu):
+        for number, future in run_ahead(client, call, tasks, on_gpu=on_gpu):
             waiting[number] = future
             while following in waiting:
                 done = waiting.pop(following)  # the cluster may forget it then
@@ -51,5 +51,5 @@ def judge_on_dask(
                 yield judged
 
 
-def _judge(numbered: tuple[int, Task], where: str, commit: int) -> Judged:
-    return judge(open_cohort(where, commit=commit), numbered[1])
+def _judge(where: str, commit: int, task: Task) -> Judged:
+    return judge(open_cohort(where, commit=commit), task)
