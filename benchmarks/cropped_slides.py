@@ -55,15 +55,15 @@ def measure(store: str, run: Path, name: str) -> tuple[list[dict[str, float]], p
     """Predict a slide and windows of it; give a row a window, and the slide's mean by gene."""
     from spahgc.model.features import side_by_side
     from spahgc.model.prediction import open_predictor
-    from spahgc.model.spots import N_NEAR, expression_of, nearest_others
+    from spahgc.model.spots import expression_of, find_near
     from spahgc.store.cohort import open_cohort
     from spahgc.store.runs import read_run
 
     cohort = open_cohort(store)
-    predictor = open_predictor(read_run(run), cohort)
+    slide, predictor = cohort[name], open_predictor(read_run(run), cohort)
     teaching = predictor.teaching
     spots, features = teaching.read(name), teaching.features
-    fields = [cohort[name].read_embedding(field) for field in features.embeddings]
+    fields = [slide.read_embedding(field) for field in features.embeddings]
     measured_SG, whole_SG = expression_of(spots), predictor.predict(spots)
     blind = replace(spots, expression_SG=None, wide_SA=None, log_depth_S=None)
     generator, rows = np.random.default_rng(0), []
@@ -74,12 +74,20 @@ def measure(store: str, run: Path, name: str) -> tuple[list[dict[str, float]], p
             away_S = np.linalg.norm(spots.centers_S2 - spots.centers_S2[middle], axis=1)
             cut = np.argsort(away_S, kind="stable")[:size]
             seen = [field_SF[cut] for field_SF in fields]
+            near_SQ, ring = find_near(
+                None if slide.array is None else slide.array[cut],
+                slide.centers[cut],
+                lattice=slide.lattice,
+                microns_per_pixel=slide.entry.microns_per_pixel,
+                config=teaching.near,
+            )
             window = replace(
                 blind,
                 spot_names=tuple(spots.spot_names[row] for row in cut),
                 embedding_SD=side_by_side(seen, features, sizes=[f.shape[1] for f in seen]),
                 centers_S2=spots.centers_S2[cut],
-                near_SQ=nearest_others(spots.centers_S2[cut], N_NEAR),
+                near_SQ=near_SQ,
+                ring=ring,
             )
             rows.append(compare(predictor.predict(window), whole_SG[cut], measured_SG[cut]))
     mean = pd.DataFrame(

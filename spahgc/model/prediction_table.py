@@ -25,8 +25,6 @@ from spahgc.store.splits import caveat_of
 from spahgc.store.table import describe_pictures, drawn_width
 
 UNKNOWN_DIAMETER_PX: Final = 100.0
-RELATIVE: Final = "relative within the slide: compare its spots, not slides"
-"""What values are where features are standardised slide by slide; see docs/predicting.md."""
 FEWEST_SPOTS: Final = 30
 """On smaller pieces of real slides, each predicted by itself, the mean correlation with the whole
 slide's prediction of the same spots fell below .9 (``benchmarks/cropped_slides.py``)."""
@@ -54,16 +52,6 @@ class Origin:
 
     thumbnails: Mapping[str, Thumbnail]
     """Pictures of the slide by scanpy's names for them, ``hires`` and ``lowres``."""
-
-
-def describe_units(record: RunRecord) -> str:
-    """Say what the values are that a run predicts."""
-    units = f"log1p of counts per {record.target_sum:g}, predicted"
-    return f"{units}, {RELATIVE}" if _is_relative(record) else units
-
-
-def _is_relative(record: RunRecord) -> bool:
-    return bool(record.features.get("standardise"))
 
 
 def as_anndata(
@@ -108,7 +96,7 @@ def as_anndata(
     ]
     provenance: dict[str, Any] = {
         "slide": origin.slide,
-        "units": describe_units(record),
+        "units": record.units,
         "train": list(record.train),
         "references": list(references),
         "panel": f"{record.panel_rule} ({record.panel_digest})",
@@ -130,7 +118,7 @@ def as_anndata(
 
 def _judge_size(record: RunRecord, n_spots: int) -> str | None:
     """Say that a slide has too few spots to standardise its features on."""
-    if n_spots >= FEWEST_SPOTS or not _is_relative(record):
+    if n_spots >= FEWEST_SPOTS or not record.is_relative:
         return None
     return (
         f"it has {n_spots} spots, fewer than {FEWEST_SPOTS}: each is seen relative to the others, "

@@ -89,11 +89,12 @@ class TeachingSet:
 
     def read_symbols(self) -> list[str]:
         """Name the panel's genes by symbol, or by id where no training slide has a symbol."""
-        symbols: dict[str, str] = {}
-        for name in self.train:
-            genes = self.cohort[name].genes.reindex(columns=["symbol"])["symbol"].dropna()
-            symbols = {**genes[genes.index.isin(self.panel.genes)].astype(str), **symbols}
-            if len(symbols) == len(self.panel.genes):
+        by_symbol, symbols = replace(self.gene_names, by="symbol"), dict[str, str]()
+        for slide in (self.cohort[name] for name in self.train):
+            if "symbol" in slide.genes:
+                named = zip(self.gene_names.of(slide), by_symbol.of(slide), strict=True)
+                symbols = {**{gene: symbol for gene, symbol in named if gene != symbol}, **symbols}
+            if symbols.keys() >= set(self.panel.genes):
                 break
         return [symbols.get(gene, gene) for gene in self.panel.genes]
 

@@ -15,7 +15,6 @@ from rich.console import Console
 from spahgc.metrics import FEWEST_UNITS, PairedDifference, paired_difference, summarise
 from spahgc.model.baselines import is_baseline
 from spahgc.model.judged import Judged
-from spahgc.model.prediction_table import describe_units
 from spahgc.report.pictures import (
     GeneMap,
     example_genes,
@@ -167,7 +166,7 @@ class EvaluationReport:
             f"{compared[0][1]} is the best of {n_baselines} baselines by these same scores: chosen "
             "with them in sight, it looks a little better than it is"
         )
-        values = dict.fromkeys(describe_units(run.record) for run in self.runs.values())
+        values = dict.fromkeys(run.record.units for run in self.runs.values())
         return [
             *(*verdicts, chosen),
             *(f"near: {ring}" for ring in rings),

@@ -27,6 +27,8 @@ STACKED: Final = "SpaHGC networks + kernel ridge, stacked"
 """The same with graph networks beside the ridge (`--networks N`)."""
 PAPER: Final = "SpaHGC (paper)"
 """The paper's network alone (`--preset paper`)."""
+RELATIVE: Final = "relative within the slide: compare its spots, not slides"
+"""What values are where features are standardised slide by slide; see docs/predicting.md."""
 OLD_NAMES: Final = ("SpaHGC", "SpaHGC, paper")
 """What scores written earlier call any of them; `RunRecord.method` says which it was."""
 CURE: Final = "copy the whole run again, or train again with `spahgc train`"
@@ -139,6 +141,17 @@ class RunRecord:
         if self.committee is None:
             return PAPER
         return STACKED if self.network else KERNEL_RIDGE
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether features are standardised slide by slide, and values so relative to a slide's."""
+        return bool(self.features.get("standardise"))
+
+    @property
+    def units(self) -> str:
+        """What the predicted values are."""
+        units = f"log1p of counts per {self.target_sum:g}, predicted"
+        return f"{units}, {RELATIVE}" if self.is_relative else units
 
 
 def gene_names_of(record: RunRecord) -> GeneNames:

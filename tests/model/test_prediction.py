@@ -73,7 +73,9 @@ def test_a_prediction_lies_where_scanpy_looks_for_it(table, run, grown):
     expected = run.scores.set_index("gene")["pcc"]
     np.testing.assert_array_equal(table.var["test_pcc"], expected[list(table.var_names)])
     assert table.uns["spahgc"]["train"] == list(run.record.train)
-    assert table.uns["spahgc"]["units"] == "log1p of counts per 10000, predicted"
+    relative = ", relative within the slide: compare its spots, not slides"
+    expected = relative if run.record.committee is not None else ""  # the paper's standardises none
+    assert table.uns["spahgc"]["units"] == f"log1p of counts per 10000, predicted{expected}"
 
 
 @pytest.mark.filterwarnings(
@@ -119,27 +121,13 @@ def test_a_prediction_names_genes_by_symbol_as_training_slides_do(run, store, na
     assert list(predicted.var["symbol"]) == expected
 
 
-def with_standardised_features(run):
-    features = {**run.record.features, "standardise": True}
-    return replace(run, record=replace(run.record, features=features))
-
-
-def test_values_are_called_relative_where_features_are_standardised_by_slide(run, grown):
-    relative = open_predictor(with_standardised_features(run), grown)
-    assert predict_stored(relative, grown, "B2").uns["spahgc"]["units"] == (
-        "log1p of counts per 10000, predicted, relative within the slide: compare its spots, not "
-        "slides"
-    )
-
-
-@pytest.mark.parametrize(("n_spots", "is_noted"), [(29, True), (30, False)])
-def test_a_slide_too_small_to_standardise_is_noted(run, grown, n_spots, is_noted):
+@pytest.mark.parametrize(("n_spots", "is_small"), [(29, True), (30, False)])
+def test_a_slide_too_small_to_standardise_is_noted(predictor, run, n_spots, is_small):
     slide, embedding_SD = draw_tissue("B2")
     part = replace(bare(slide), spots=slide.spots[:n_spots], centers=slide.centers[:n_spots])
-    for one, expected in ((with_standardised_features(run), is_noted), (run, False)):
-        predictor = open_predictor(one, grown)
-        notes = predict_new(predictor, part, [embedding_SD[:n_spots]]).uns["spahgc"]["notes"]
-        assert any(f"it has {n_spots} spots, fewer than 30" in note for note in notes) == expected
+    notes = predict_new(predictor, part, [embedding_SD[:n_spots]]).uns["spahgc"]["notes"]
+    is_noted = any(f"it has {n_spots} spots, fewer than 30" in note for note in notes)
+    assert is_noted == (is_small and run.record.committee is not None)
 
 
 def test_every_gene_and_spot_says_how_far_to_believe_it(table, run):

@@ -258,6 +258,7 @@ def test_the_screen_shows_methods_verdict_caveat_and_places(report, summary, tmp
     assert f"no interval is given for 2 patients: at least {FEWEST_UNITS} are needed" in said
     assert f"{difference['baseline']} is the best of {len(BASELINES)} baselines by these" in said
     assert "Note: slides of one patient (A) on both sides" in text
+    assert "values: log1p of counts per 10000, predicted" in text
     assert " sd" in text
     assert f"scores: {tmp_path}/moved/scores.parquet" in text
 
