@@ -25,10 +25,10 @@ SIZE = 1_024
 
 def main() -> None:
     options = parse()
+    from spahgc.index import ReferenceIndex, nearest_within
     from spahgc.model import graph_cache
     from spahgc.model.graph import GraphConfig, build_graph
     from spahgc.model.spots import nearest_others
-    from spahgc.store.index import ReferenceIndex, nearest_within
 
     config = GraphConfig()
     target = draw_slide("T", options)

@@ -125,12 +125,11 @@ def run(*arguments: str) -> dict:
 
 
 def measure(kind: str, folder: Path, n_spots: int) -> dict:
-    from spahgc.store.index.distances import prepare
-    from spahgc.store.index.recall import make_recall_test
-    from spahgc.store.index.reference import ReferenceIndex
-    from spahgc.store.index.shares import Asked
-    from spahgc.store.index.trained import TrainedIndex, efforts, encode_piece
-    from spahgc.store.index.training import learn, tune
+    from spahgc.index.building import learn, tune
+    from spahgc.index.recall import make_recall_test
+    from spahgc.index.reference import ReferenceIndex
+    from spahgc.index.trained import Queries, TrainedSearch, fill_lists, lists_for
+    from spahgc.index.vectors import prepare
 
     imports = peak_gib()
     sizes = sizes_of(n_spots)
@@ -161,15 +160,15 @@ def measure(kind: str, folder: Path, n_spots: int) -> dict:
             index.search(query, k=K, only_slides=others)
     else:
         n_own = dict(zip(names, sizes, strict=True))
-        shared = learn(kind, n_own, read, "cosine")
-        pieces = {name: encode_piece(kind, read(name), shared, metric="cosine") for name in names}
-        trained = TrainedIndex(kind, shared, pieces, read=read, metric="cosine", effort=1)
+        lists = learn(kind, n_own, read, n_lists=lists_for(n_spots), metric="cosine")
+        parts = ((name, fill_lists(lists, read(name))) for name in names)
+        trained = TrainedSearch(lists, parts, read=read, metric="cosine", n_probes=1)
         build_seconds = time.perf_counter() - started
         test = make_recall_test(names, read, metric="cosine")
-        recall = tune(trained, test, efforts(kind, shared), min_recall=MIN_RECALL)
+        recall = tune(trained, test, kind=kind, min_recall=MIN_RECALL)
 
         def search() -> None:
-            list(trained.search_together([Asked(query, others)], k=K))
+            list(trained.search([Queries(query, others)], k=K))
 
     seconds = []
     for _ in range(3):
@@ -186,7 +185,7 @@ def measure(kind: str, folder: Path, n_spots: int) -> dict:
         "build_s": build_seconds,
         "search_ms": 1000 * min(seconds) / len(query),
         "recall": recall,
-        "effort": 0 if kind == "flat" else trained.effort,
+        "n_probes": 0 if kind == "flat" else trained.n_probes,
         "peak_gib": peak - imports,
         "product_gflops": 2 * len(block) ** 2 * SIZE / product / 1e9,
     }
@@ -207,7 +206,7 @@ def write_figures(out: Path, rows: list[dict]) -> None:
     out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
     figure = Figure(figsize=(9.5, 3.4), layout="constrained")
     axes = figure.subplots(1, 3)
-    colours = {"flat": "#0072B2", "ivf": "#D55E00", "ivfpq": "#009E73", "hnsw": "#595959"}
+    colours = {"flat": "#0072B2", "ivf": "#D55E00", "ivfpq": "#009E73"}
     panels = {"build_s": "build, s", "search_ms": "search, ms a spot", "peak_gib": "memory, GiB"}
     for axis, (key, label) in zip(axes, panels.items(), strict=True):
         for kind, colour in colours.items():
@@ -326,8 +325,8 @@ def make_store(folder: Path, n_spots: int) -> None:
 
 
 def measure_store(kind: str, folder: Path) -> dict:
+    from spahgc.index import ReferenceIndex
     from spahgc.store.cohort import open_cohort
-    from spahgc.store.index import ReferenceIndex
 
     imports = peak_gib()
     cohort = open_cohort(folder / "data.zarr")

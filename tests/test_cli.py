@@ -64,7 +64,7 @@ def test_every_command_and_option_explains_itself(command):
     assert all(p.help for p in command.params if p.param_type_name == "option")
 
 
-@pytest.mark.parametrize("module", ["spahgc.cli", "spahgc.store.cohort", "spahgc.store.index"])
+@pytest.mark.parametrize("module", ["spahgc.cli", "spahgc.store.cohort", "spahgc.index"])
 def test_help_and_reading_a_store_do_not_import_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from spahgc.index import IndexRecord
     from spahgc.store.cohort import Cohort
-    from spahgc.store.index import IndexRecord
 
 PREFERRED = ("lite0-154um", "lite0")
 """Indexes over what a spot alone looks like: those first where none is named."""
@@ -60,10 +60,10 @@ def index() -> None:
 )
 @click.option(
     "--kind",
-    type=click.Choice(["auto", "flat", "ivf", "ivfpq", "hnsw"]),
+    type=click.Choice(["auto", "flat", "ivf", "ivfpq"]),
     default="auto",
     show_default=True,
-    help="flat is exact; ivf, ivfpq and hnsw find most neighbours of very many spots sooner.",
+    help="flat is exact; ivf and ivfpq find most neighbours of very many spots sooner.",
 )
 @click.option(
     "--min-recall",
@@ -85,8 +85,8 @@ def index_build(
     **how: Any,  # noqa: ANN401
 ) -> None:
     """Index every embedded slide of the store, so that spots find their look-alikes."""
+    from spahgc.index import ReferenceIndex
     from spahgc.store.cohort import open_cohort
-    from spahgc.store.index import ReferenceIndex
 
     cohort = open_cohort(store)
     records = {}
@@ -107,8 +107,8 @@ def index_build(
 @click.option("--json", "as_json", is_flag=True, help="Print a report for machines.")
 def index_info(store: str, *, as_json: bool) -> None:
     """List the indexes of the store: what they cover, and whether they are still fresh."""
+    from spahgc.index import read_record, stale_slides
     from spahgc.store.cohort import open_cohort
-    from spahgc.store.index import read_record, stale_slides
 
     cohort = open_cohort(store)
     records = {name: read_record(cohort, name) for name in sorted(cohort.commit.indexes)}
@@ -157,9 +157,9 @@ def index_search(
     from pathlib import Path
 
     from spahgc.commands.neighbours import draw_found, find_spot
+    from spahgc.index import ReferenceIndex
     from spahgc.report.neighbours import print_neighbours
     from spahgc.store.cohort import open_cohort
-    from spahgc.store.index import ReferenceIndex
 
     cohort = open_cohort(store)
     opened = ReferenceIndex.open(
@@ -188,8 +188,8 @@ def index_recall(
     store: str, embedding: str | None, name: str | None, queries: int, *, as_json: bool
 ) -> None:
     """Measure again how many of the true 10 neighbours an index finds, and how fast."""
+    from spahgc.index import ReferenceIndex
     from spahgc.store.cohort import open_cohort
-    from spahgc.store.index import ReferenceIndex
 
     cohort = open_cohort(store)
     name = name or embedding or _only(cohort)
@@ -214,8 +214,8 @@ def index_remove(
     store: str, embedding: str | None, name: str | None, slides: tuple[str, ...]
 ) -> None:
     """Forget an index, or take slides out of it; slides and embeddings stay."""
+    from spahgc.index import remove_index, remove_slides
     from spahgc.store.cohort import open_cohort
-    from spahgc.store.index import remove_index, remove_slides
 
     cohort = open_cohort(store)
     name = name or embedding or _only(cohort)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from spahgc.index import ReferenceIndex
     from spahgc.store.cohort import Cohort
-    from spahgc.store.index import ReferenceIndex
     from spahgc.store.slide import StoredSlide
 
 PATCH_PX = 224

@@ -3,10 +3,10 @@
 from collections.abc import Collection, Sequence
 from hashlib import sha256
 
+from spahgc.index import IndexRecord, ReferenceIndex
+from spahgc.index.records import read_record, stale_slides
 from spahgc.model.features import FeatureConfig, read_features
 from spahgc.store.cohort import Cohort
-from spahgc.store.index import IndexRecord, ReferenceIndex
-from spahgc.store.index.records import read_record, stale_slides
 
 
 def open_feature_index(

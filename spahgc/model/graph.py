@@ -16,10 +16,10 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from spahgc.errors import MismatchError
+from spahgc.index import Neighbors, nearest_within
 from spahgc.model.network import GraphTensors, graph_tensors
 from spahgc.model.spots import SlideSpots, expression_of
 from spahgc.schema import CLOSE, NEAR, REFER, REFERENCE, TARGET
-from spahgc.store.index import Neighbors, nearest_within
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

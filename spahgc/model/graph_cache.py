@@ -16,9 +16,9 @@ from safetensors.numpy import load_file, save_file
 from torch_geometric.data import HeteroData
 
 from spahgc.cache import cache_folder
+from spahgc.index import Neighbors
 from spahgc.model.graph import Edges, GraphConfig, assemble_graph, find_edges
 from spahgc.model.spots import SlideSpots, expression_of
-from spahgc.store.index import Neighbors
 
 FEWEST_PAIRS: Final = 2_000_000
 """Pairs of a target and a reference spot from which keeping pays: below, digesting and reading

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from spahgc.errors import MismatchError, MissingError
+from spahgc.index import ReferenceIndex
 from spahgc.model.feature_index import index_features
 from spahgc.model.features import FeatureConfig
 from spahgc.store.cohort import Cohort
-from spahgc.store.index import ReferenceIndex
 from spahgc.store.joined import JoinedCohort
 from spahgc.store.run_record import RunRecord, gene_names_of
 from spahgc.store.slide import StoredSlide

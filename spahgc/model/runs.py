@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spahgc.errors import ProtocolError
+from spahgc.index import FAISS_VERSION
 from spahgc.model.committee_fitting import CommitteeConfig, fit_committee
 from spahgc.model.feature_index import open_feature_index
 from spahgc.model.features import FeatureConfig
@@ -30,7 +31,6 @@ from spahgc.model.training import TrainingConfig
 from spahgc.model.trust import find_trust
 from spahgc.store.cohort import Cohort
 from spahgc.store.gene_names import BY_ID, GeneNames
-from spahgc.store.index import FAISS_VERSION
 from spahgc.store.run_record import KERNEL_RIDGE, PAPER, STACKED, RunRecord
 from spahgc.store.runs import Run
 from spahgc.store.splits import Fold

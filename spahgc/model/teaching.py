@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from torch_geometric.data import HeteroData
 
+from spahgc.index import Neighbors, ReferenceIndex
 from spahgc.model.feature_index import index_features
 from spahgc.model.features import FeatureConfig
 from spahgc.model.graph import GraphConfig
@@ -23,7 +24,6 @@ from spahgc.model.panels import GenePanel, choose_panel, choose_wide
 from spahgc.model.spots import NearConfig, SlideSpots, read_spots
 from spahgc.store.cohort import Cohort
 from spahgc.store.gene_names import BY_ID, GeneNames
-from spahgc.store.index import Neighbors, ReferenceIndex
 from spahgc.store.splits import Fold
 
 TARGET_SUM = 1e4

@@ -8,8 +8,8 @@ from typing import TypeAlias
 from spahgc.errors import CommitConflictError, DamagedStoreError
 from spahgc.store import layout
 from spahgc.store.cohort import Cohort
-from spahgc.store.commits import Commit, Store
-from spahgc.store.contents import index_keys, read_file
+from spahgc.store.commits import Store
+from spahgc.store.contents import read_file
 from spahgc.store.copy_plans import Plan
 from spahgc.store.durable import sync_folder
 from spahgc.store.entries import SlideEntry
@@ -150,8 +150,7 @@ def bring_indexes(source: Cohort, store: Store) -> Iterator[str]:
             raise DamagedStoreError(f"the record of index {name!r} is none: {error}") from None
         if not is_whole:
             continue
-        for key, sha256 in index_keys(source.store, Commit(indexes={name: digest})).items():
-            blob = source.store.read_blob(lambda _, key=key: key, sha256)  # type: ignore[misc]
-            store.put_blob(lambda _, key=key: key, blob)  # type: ignore[misc]
+        key_of = partial(layout.index_key, name)
+        store.put_blob(key_of, source.store.read_blob(key_of, digest))
         store.commit(lambda head, n=name, d=digest: head.with_index(n, d), message=f"copy {name}")  # type: ignore[misc]
         yield name

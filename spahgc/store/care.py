@@ -5,13 +5,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 from spahgc.errors import DamagedStoreError
 from spahgc.store import layout
 from spahgc.store.commits import Commit, Store
-from spahgc.store.contents import commit_keys, index_keys, keys_to_spare, open_slides
+from spahgc.store.contents import commit_keys, keys_to_spare, open_slides
 from spahgc.store.locations.location import Found
 from spahgc.store.opening import group_attributes, open_store, spell_group
 
@@ -121,11 +122,9 @@ def _misnamed(store: Store) -> Iterator[str]:
 
 
 def _index_problems(store: Store, head: Commit) -> Iterator[Problem]:
-    for name in head.indexes:
-        only = Commit(indexes={name: head.indexes[name]})
+    for name, digest in head.indexes.items():
         try:
-            for key, digest in index_keys(store, only).items():
-                store.read_blob(lambda _, key=key: key, digest)  # type: ignore[misc]
+            store.read_blob(partial(layout.index_key, name), digest)
         except DamagedStoreError as error:
             yield Problem(owner=f"index {name}", text=str(error))
 

@@ -1,7 +1,6 @@
 """Every file that a commit names: what a copy must bring, and what care must spare."""
 
 from collections.abc import Iterator
-from functools import partial
 
 from spahgc.errors import DamagedStoreError
 from spahgc.store import layout
@@ -22,25 +21,15 @@ def slide_keys(slide: StoredSlide) -> Iterator[str]:
     yield from (f"{slide.entry.group}/{key}" for key in slide.manifest.files)
 
 
-def index_keys(store: Store, commit: Commit) -> dict[str, str]:
-    """Give the sha256 of every document and part of the indexes of a commit, by key."""
-    keys: dict[str, str] = {}
-    for name, digest in commit.indexes.items():
-        keys[layout.index_key(name, digest)] = digest
-        record = store.read_document(partial(layout.index_key, name), digest)
-        try:
-            arrays = [record["arrays"], *record["pieces"].values()]
-            parts = [str(part) for named in arrays for part in named.values()]
-        except (KeyError, AttributeError) as error:
-            raise DamagedStoreError(f"the record of index {name!r} is none: {error}") from None
-        keys.update({layout.index_part_key(name, part): part for part in parts})
-    return keys
+def index_keys(commit: Commit) -> dict[str, str]:
+    """Give the sha256 of the record of every index of a commit, by key."""
+    return {layout.index_key(name, digest): digest for name, digest in commit.indexes.items()}
 
 
 def commit_keys(store: Store, commit: Commit) -> set[str]:
     """Give every key that a commit names."""
     keys = {layout.page_key(record.sha256) for record in commit.catalogue.pages.values()}
-    keys |= set(index_keys(store, commit))
+    keys |= set(index_keys(commit))
     for slide in open_slides(store, commit):
         keys.update(slide_keys(slide))
     return keys
@@ -57,11 +46,7 @@ def keys_to_spare(store: Store, commit: Commit) -> set[str]:
         If a page is damaged, since nobody knows which slides are on it.
     """
     keys = {layout.page_key(record.sha256) for record in commit.catalogue.pages.values()}
-    for name, digest in commit.indexes.items():
-        try:
-            keys |= set(index_keys(store, Commit(indexes={name: digest})))
-        except DamagedStoreError:
-            keys |= _keys_below(store, f"{layout.INDEXES}/{name}")
+    keys |= set(index_keys(commit))
     for page, record in commit.catalogue.pages.items():
         if store.location.size(layout.page_key(record.sha256)) is None:
             continue

@@ -5,7 +5,7 @@ Keys are relative to the store's root and use ``/``::
     zarr.json                        root group: format version, SpatialData's container mark
     tables/<group>/…                 one AnnData a slide
     manifests/<sha256>.json          every file of one slide version: size, digests, Zarr metadata
-    indexes/<name>/<sha256>.json     one index record; its arrays beside it as .npy
+    indexes/<name>/<sha256>.json     one index record
     pages/<sha256>.json              some of the slides of a commit
     commits/00000001.json …          append-only; the newest says what the store holds
     commits/newest.json              a hint: the number of a commit that may not be the last
@@ -191,8 +191,3 @@ def page_key(digest: str) -> str:
 def index_key(name: str, digest: str) -> str:
     """Spell the key of one index record; ``digest`` is its sha256 in hex."""
     return f"{INDEXES}/{name}/{digest}.json"
-
-
-def index_part_key(name: str, digest: str) -> str:
-    """Spell the key of one array of an index; ``digest`` is its sha256 in hex."""
-    return f"{INDEXES}/{name}/{digest}.npy"

@@ -73,7 +73,7 @@ def _contents(source: Cohort) -> Iterator[tuple[str, bytes]]:
         yield from ((key, _read(source, key)) for key in _commits_and_pages(source))
     if source.commit.number:
         yield layout.NEWEST, spell_newest(source.commit.number)
-    for key, digest in index_keys(store, source.commit).items():
+    for key, digest in index_keys(source.commit).items():
         yield key, store.read_blob(lambda _, key=key: key, digest)  # type: ignore[misc]
     for slide in source.slides.values():
         group = slide.entry.group

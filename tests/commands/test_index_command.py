@@ -128,7 +128,7 @@ def test_an_image_that_is_not_known_after_a_copy_is_told_too(tmp_path, monkeypat
             "no patient a to exclude",
         ),
         (["build", "--kind", "ivf"], "too few for `--kind ivf`"),
-        (["build", "--metric", "l1", "--kind", "hnsw"], "cannot be had for l1"),
+        (["build", "--metric", "l1", "--kind", "ivf"], "cannot be had for l1"),
         (["build", "--name", "../up"], "cannot name"),
         (["remove", "--name", "none"], "no index 'none'"),
         (["remove", "--slide", "Z1"], "has no slide Z1"),

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
+from spahgc.index import ReferenceIndex
 from spahgc.model.features import FeatureConfig
 from spahgc.model.fitted import Fitted
 from spahgc.model.network import NetworkShape
@@ -21,7 +22,6 @@ from spahgc.store.cohort import Cohort, open_cohort
 from spahgc.store.commits import Store
 from spahgc.store.drafts import EmbeddingDraft
 from spahgc.store.editing import remove_slide
-from spahgc.store.index import ReferenceIndex
 from spahgc.store.opening import create_store
 from spahgc.store.splits import make_fold
 from spahgc.store.staging import add_slide

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from spahgc.errors import MismatchError
+from spahgc.index import ReferenceIndex
 from spahgc.model import committee_fitting, paper, runs, teaching
 from spahgc.model.audit import CHECKS, audit_run
 from spahgc.model.committee_fitting import CommitteeConfig
@@ -16,7 +17,6 @@ from spahgc.model.scoring import mean_pcc
 from spahgc.model.spots import expression_of
 from spahgc.model.trust import find_trust
 from spahgc.store.cohort import open_cohort
-from spahgc.store.index import ReferenceIndex
 from spahgc.store.run_record import PAPER
 from spahgc.store.splits import BY_PATIENT
 from tests.model.conftest import (

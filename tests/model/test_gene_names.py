@@ -12,13 +12,13 @@ from scipy.sparse import csr_matrix, hstack
 
 from spahgc.cli import cli
 from spahgc.errors import MismatchError
+from spahgc.index import ReferenceIndex
 from spahgc.model.audit import audit_run
 from spahgc.model.panel_rules import PanelRule
 from spahgc.model.prediction import open_predictor, predict_stored
 from spahgc.model.runs import train_fold
 from spahgc.store.cohort import open_cohort
 from spahgc.store.gene_names import GeneNames
-from spahgc.store.index import ReferenceIndex
 from spahgc.store.opening import create_store
 from spahgc.store.run_folders import unfinished_folder
 from spahgc.store.runs import read_run, write_run

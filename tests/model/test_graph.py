@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from spahgc.errors import MismatchError
+from spahgc.index import Neighbors, ReferenceIndex
 from spahgc.model.graph import GraphConfig, build_graph, edges_of, hexagonal_rings, tensors_of
 from spahgc.model.spots import SlideSpots, nearest_others
 from spahgc.schema import CLOSE, NEAR, REFER, REFERENCE, TARGET
-from spahgc.store.index import Neighbors, ReferenceIndex
 
 
 def draw_spots(name, n_spots, *, seed=0, n_pool=None, measured=True, near=6):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from spahgc.index import ReferenceIndex
 from spahgc.model import graph_cache
 from spahgc.model.graph import GraphConfig, build_graph
 from spahgc.model.graph_cache import cached_graph, graphs_folder
 from spahgc.model.spots import SlideSpots, nearest_others
 from spahgc.schema import CLOSE, NEAR, REFER, REFERENCE, TARGET
-from spahgc.store.index import ReferenceIndex
 
 
 def draw_spots(name, n_spots):

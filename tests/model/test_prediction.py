@@ -9,10 +9,10 @@ import scanpy as sc
 from scipy.sparse import csr_matrix
 
 from spahgc.errors import MismatchError, MissingError
+from spahgc.index import ReferenceIndex
 from spahgc.model.feature_index import why_no_index
 from spahgc.model.prediction import open_predictor, predict_new, predict_stored
 from spahgc.store.cohort import open_cohort
-from spahgc.store.index import ReferenceIndex
 from spahgc.store.opening import create_store
 from spahgc.store.run_folders import unfinished_folder
 from spahgc.store.runs import read_run, write_run

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 
 from spahgc.errors import ProtocolError
+from spahgc.index import ReferenceIndex
 from spahgc.model.committee_fitting import CommitteeConfig
 from spahgc.model.runs import train_fold
 from spahgc.store.cohort import open_cohort
-from spahgc.store.index import ReferenceIndex
 from spahgc.store.run_record import KERNEL_RIDGE, PAPER, STACKED
 from spahgc.store.splits import make_fold
 from tests.model.conftest import EMBEDDING, RUN_CONFIG, draw_tissue, fold_of, put_slide

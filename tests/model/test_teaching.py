@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from spahgc.errors import MismatchError
+from spahgc.index import ReferenceIndex
 from spahgc.model.features import FeatureConfig
 from spahgc.model.graph import GraphConfig
 from spahgc.model.panel_rules import PanelRule
 from spahgc.model.teaching import gather_teaching
 from spahgc.schema import REFERENCE, TARGET
-from spahgc.store.index import ReferenceIndex
 from spahgc.store.splits import Fold
 from tests.model.conftest import (
     EMBEDDING,

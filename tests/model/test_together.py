@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from spahgc.errors import WorkerError
+from spahgc.index import ReferenceIndex
 from spahgc.model import together, training
 from spahgc.model.checkpoints import Checkpoints
 from spahgc.model.curves import show_curves
@@ -22,7 +23,6 @@ from spahgc.model.resuming import keep_checkpoints
 from spahgc.model.teaching import gather_teaching
 from spahgc.model.training import TrainingConfig
 from spahgc.store.cohort import open_cohort
-from spahgc.store.index import ReferenceIndex
 from tests.model.conftest import EMBEDDING, SMALL, fold_of, weights_of
 from tests.model.interrupting import (
     PLACE,

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.trainer import setup
 
 from spahgc.errors import MismatchError
+from spahgc.index import ReferenceIndex
 from spahgc.model import curves, runs, training
 from spahgc.model.curves import show_curves
 from spahgc.model.features import FeatureConfig
@@ -21,7 +22,6 @@ from spahgc.model.scoring import mean_pcc
 from spahgc.model.spots import expression_of
 from spahgc.model.teaching import TeachingSet, gather_teaching
 from spahgc.model.training import TrainingConfig
-from spahgc.store.index import ReferenceIndex
 from spahgc.store.run_record import PAPER
 from spahgc.store.slide import StoredSlide
 from tests.model.conftest import (

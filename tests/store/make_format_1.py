@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from spahgc.index import ReferenceIndex
 from spahgc.schema import Slide, Thumbnail
 from spahgc.store.care import collect_garbage
 from spahgc.store.cohort import open_cohort
 from spahgc.store.drafts import EmbeddingDraft
 from spahgc.store.editing import set_facts
-from spahgc.store.index import ReferenceIndex
 from spahgc.store.opening import create_store, open_store
 from spahgc.store.staging import add_slide
 from tests.store.crashes import NOTHING_IS_SPARED

@@ -14,6 +14,8 @@ from spahgc.errors import (
     SlideExistsError,
     StoreError,
 )
+from spahgc.index import ReferenceIndex
+from spahgc.index.records import read_record
 from spahgc.store import bringing, layout
 from spahgc.store.bringing import bring_slide, ignore_bytes
 from spahgc.store.care import verify_store
@@ -22,8 +24,6 @@ from spahgc.store.copy_plans import plan_copy
 from spahgc.store.copying import copy_store, open_source
 from spahgc.store.drafts import EmbeddingDraft
 from spahgc.store.editing import remove_slide, set_facts
-from spahgc.store.index import ReferenceIndex
-from spahgc.store.index.records import read_record
 from spahgc.store.opening import create_store, open_store
 from spahgc.store.staging import add_slide
 from tests.conftest import build_slide, embed_slide

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from spahgc.errors import SpahgcError
+from spahgc.index import ReferenceIndex
 from spahgc.store import layout
 from spahgc.store.care import collect_garbage, verify_store
 from spahgc.store.cohort import open_cohort
-from spahgc.store.index import ReferenceIndex
 from spahgc.store.opening import create_store
 from spahgc.store.staging import add_slide
 from tests.conftest import build_slide, embed_slide

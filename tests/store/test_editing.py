@@ -4,10 +4,10 @@ from datetime import timedelta
 import pytest
 
 from spahgc.errors import MismatchError, MissingError
+from spahgc.index import ReferenceIndex
 from spahgc.store.care import collect_garbage, verify_store
 from spahgc.store.cohort import open_cohort
 from spahgc.store.editing import Differences, compare_commits, remove_slide, set_facts
-from spahgc.store.index import ReferenceIndex
 from spahgc.store.opening import create_store, open_store
 from spahgc.store.staging import add_slide
 from spahgc.store.words import is_plain, spell_plain

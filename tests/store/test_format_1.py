@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from spahgc.errors import FormatVersionError
+from spahgc.index import ReferenceIndex
 from spahgc.store.care import verify_store
 from spahgc.store.cohort import open_cohort
 from spahgc.store.copying import copy_store, open_source
 from spahgc.store.editing import compare_commits
-from spahgc.store.index import ReferenceIndex
 from spahgc.store.opening import open_store
 from spahgc.store.packing import pack_store
 from spahgc.store.staging import add_slide

@@ -15,9 +15,9 @@ from click.testing import CliRunner
 
 from spahgc.cli import cli
 from spahgc.errors import SpahgcError
+from spahgc.index import ReferenceIndex
 from spahgc.store import layout
 from spahgc.store.cohort import open_cohort
-from spahgc.store.index import ReferenceIndex
 from spahgc.store.opening import create_store, open_store
 from spahgc.store.packing import pack_store
 from spahgc.store.staging import add_slide

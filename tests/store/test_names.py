@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spahgc.errors import MismatchError, SlideExistsError, SlideFormatError
+from spahgc.index import ReferenceIndex
 from spahgc.store import layout, staging
 from spahgc.store.care import collect_garbage, verify_store
 from spahgc.store.cohort import open_cohort
 from spahgc.store.copying import copy_store, open_source
 from spahgc.store.drafts import EmbeddingDraft, RowRange
 from spahgc.store.editing import remove_slide
-from spahgc.store.index import ReferenceIndex
 from spahgc.store.opening import create_store, open_store
 from spahgc.store.staging import add_slide
 from tests.conftest import build_slide, embed_slide

@@ -4,11 +4,11 @@ import zipfile
 import pytest
 
 from spahgc.errors import DamagedStoreError, MismatchError, StoreError
+from spahgc.index import ReferenceIndex
 from spahgc.store.care import verify_store
 from spahgc.store.cohort import open_cohort
 from spahgc.store.copying import copy_store, open_source
 from spahgc.store.editing import remove_slide
-from spahgc.store.index import ReferenceIndex
 from spahgc.store.opening import create_store, open_store
 from spahgc.store.packing import pack_store
 from spahgc.store.staging import add_slide

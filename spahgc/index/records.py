@@ -1,5 +1,6 @@
 """What an index was built from, as the store keeps it, and whether that still holds."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -9,15 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spahgc.errors import DamagedStoreError, MismatchError, MissingError
+from spahgc.index.faiss_library import FAISS_VERSION
+from spahgc.index.vectors import METRICS, Metric, ReadVectors
 from spahgc.store import layout
 from spahgc.store.cohort import Cohort
 from spahgc.store.commits import Commit
-from spahgc.store.index.distances import METRICS, Metric
-from spahgc.store.index.library import FAISS_VERSION
-from spahgc.store.index.shares import Read
 
-Kind: TypeAlias = Literal["flat", "ivf", "ivfpq", "hnsw"]
+Kind: TypeAlias = Literal["flat", "ivf", "ivfpq"]
 KINDS: Final[tuple[str, ...]] = get_args(Kind)
+
+MOST_LISTS: Final = 4096
+"""Of a trained kind."""
+
+_TRAINED_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,28 +39,26 @@ class IndexRecord:
     """Content digest of each slide in it, by slide name."""
 
     metric: Metric = "cosine"
-    """See `spahgc.store.index.distances`."""
+    """See `spahgc.index.vectors`."""
 
     kind: Kind = "flat"
-    """``flat`` is exact; the others are approximate and carry arrays of their own."""
+    """``flat`` is exact; the others are approximate, and trained on each machine that searches."""
 
     commit: int = 0
     """Number of the store's commit it was built at."""
 
     faiss_version: str = FAISS_VERSION
-    """For the record: everything is kept as plain arrays, which no version of faiss reads."""
+    """For the record: no file of faiss is kept in a store."""
+
+    trained_id: str = ""
+    """Names what was trained, on the machine that trained it; empty for ``flat``."""
 
     settings: Mapping[str, int] = field(default_factory=dict)
-    """Sizes of a trained kind, as ``n_lists`` and ``n_probes``; empty for ``flat``."""
-
-    arrays: Mapping[str, str] = field(default_factory=dict)
-    """sha256 of what all slides of a trained kind share, as ``centroids``."""
-
-    pieces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """sha256 of each slide's own arrays in a trained kind, by slide and array."""
+    """``n_lists`` and ``n_probes`` of a trained kind; empty for ``flat``."""
 
     recall: Mapping[str, float] = field(default_factory=dict)
-    """``recall``, ``k`` and ``n_queries`` as measured when it was built; empty for ``flat``."""
+    """``recall``, ``k``, ``n_queries`` as measured when it was built, and the least recall asked
+    for (``min_recall``); empty for ``flat``."""
 
 
 def read_record(cohort: Cohort, name: str) -> IndexRecord:
@@ -76,13 +79,27 @@ def read_record(cohort: Cohort, name: str) -> IndexRecord:
         )
     document = cohort.store.read_document(partial(layout.index_key, name), digest)
     try:
-        record = IndexRecord(**document)
-        if record.kind not in KINDS or record.metric not in METRICS:
-            raise TypeError(f"kind {record.kind!r}, metric {record.metric!r}")  # noqa: TRY301
-    except TypeError as error:
+        return _parse(document)
+    except (TypeError, ValueError) as error:
         raise DamagedStoreError(
             f"{cohort.where}: the index {name!r} cannot be read ({error}); {_command(cohort, name)}"
         ) from None
+
+
+def _parse(document: dict[str, Any]) -> IndexRecord:
+    # earlier versions kept arrays of trained kinds in the store
+    record = IndexRecord(**{k: v for k, v in document.items() if k not in {"arrays", "pieces"}})
+    if record.kind not in KINDS or record.metric not in METRICS:
+        raise ValueError(f"kind {record.kind!r}, metric {record.metric!r}")
+    texts = (record.embedding, record.fingerprint, record.trained_id, *record.slides.values())
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a digest is no text")
+    if record.kind != "flat":
+        if not _TRAINED_ID.fullmatch(record.trained_id):
+            raise ValueError("it was trained by an earlier version of spahgc")
+        counts = [record.settings.get("n_lists"), record.settings.get("n_probes", 1)]
+        if not all(type(count) is int and 1 <= count <= MOST_LISTS for count in counts):
+            raise ValueError(f"settings {dict(record.settings)}")
     return record
 
 
@@ -116,7 +133,7 @@ def stale_slides(cohort: Cohort, record: IndexRecord) -> dict[str, str]:
     return reasons
 
 
-def reader_of(cohort: Cohort, record: IndexRecord) -> Read:
+def reader_of(cohort: Cohort, record: IndexRecord) -> ReadVectors:
     """Give what reads the embedding of a slide that is in the index, or made like those that are.
 
     It raises MismatchError where the slide's was made in another way.

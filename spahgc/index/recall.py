@@ -5,7 +5,7 @@ Dimension letters in this file:
 S queries, D embedding size, K neighbours
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Final, NamedTuple, TypeAlias
@@ -13,18 +13,17 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spahgc.store.index.distances import Metric
-from spahgc.store.index.exact import search_exactly
-from spahgc.store.index.neighbors import Neighbors, merge_neighbors
-from spahgc.store.index.pieces import Piece
-from spahgc.store.index.shares import Asked, Read
+from spahgc.index.flat import FlatSearch
+from spahgc.index.neighbors import Neighbors, merge_neighbors
+from spahgc.index.trained import Queries
+from spahgc.index.vectors import Metric, ReadVectors
 
 K: Final = 10
 N_QUERIES: Final = 400
 MOST_ASKING: Final = 40
 """Slides that queries are taken from."""
 
-Search: TypeAlias = Callable[[Sequence[Asked]], Sequence[Neighbors]]
+Search: TypeAlias = Callable[[Sequence[Queries]], Iterable[Neighbors]]
 """Finds `K` neighbours of prepared queries for each of several askers."""
 
 
@@ -45,11 +44,11 @@ class RecallTest:
         """Give the share of true neighbours found; another spot as near as the last counts too."""
         found, n_true = 0, 0
         asking = sorted(self.query_SD)
-        asked = [Asked(self.query_SD[name], self.may_answer[name]) for name in asking]
+        asked = [Queries(self.query_SD[name], self.may_answer[name]) for name in asking]
         for name, near in zip(asking, search(asked), strict=True):
             true = self.true[name]
             last_S1 = np.nan_to_num(true.distance_SK).max(axis=1, keepdims=True)
-            is_tie_SK = near.distance_SK <= last_S1 * (1 + 1e-6) + 1e-7  # scaled twice
+            is_tie_SK = near.distance_SK <= last_S1 * (1 + 1e-6) + 1e-6  # rounding of float32
             found += int((_is_among(near, true) | is_tie_SK).sum())
             n_true += int(true.exists_SK.sum())
         return min(1.0, found / n_true)
@@ -77,17 +76,17 @@ class MeasuredRecall(NamedTuple):
 
 
 def measure_recall(
-    slides: Sequence[str], read: Read, search: Search, *, metric: Metric, n_queries: int
+    slides: Sequence[str], read: ReadVectors, search: Search, *, metric: Metric, n_queries: int
 ) -> MeasuredRecall:
     """Compare a search with the exact one, each query's own slide left out; see `RecallTest`."""
     test = make_recall_test(slides, read, metric=metric, n_queries=n_queries)
     test.recall(search)  # pieces are read and lists filled before the clock counts
     seconds = 0.0
 
-    def timed(asked: Sequence[Asked]) -> Sequence[Neighbors]:
+    def timed(asked: Sequence[Queries]) -> Iterable[Neighbors]:
         nonlocal seconds
         start = perf_counter()
-        near = search(asked)
+        near = list(search(asked))
         seconds += perf_counter() - start
         return near
 
@@ -95,7 +94,7 @@ def measure_recall(
 
 
 def make_recall_test(
-    slides: Sequence[str], read: Read, *, metric: Metric, n_queries: int = N_QUERIES
+    slides: Sequence[str], read: ReadVectors, *, metric: Metric, n_queries: int = N_QUERIES
 ) -> RecallTest:
     """Draw queries, always the same ones, and search for them exactly, slide after slide.
 
@@ -112,11 +111,10 @@ def make_recall_test(
     may_answer = {name: tuple(sorted(set(slides) - {name})) or tuple(slides) for name in asking}
     found: dict[str, Neighbors] = {}
     for answering in slides:
-        piece = Piece(answering, read(answering), metric=metric)
+        exact = FlatSearch(read, metric=metric)  # holds this slide alone
         for name in asking:
             if answering in may_answer[name]:
-                near = search_exactly(queries[name], [piece], k=K)
-                part = near.as_neighbors((answering,))
+                part = exact.search(queries[name], (answering,), k=K)
                 found[name] = merge_neighbors([found[name], part], k=K) if name in found else part
     return RecallTest(query_SD=queries, may_answer=may_answer, true=found)
 

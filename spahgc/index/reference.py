@@ -1,22 +1,24 @@
 """Find the spots of other slides that look most like a given one."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property, partial
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spahgc.index.building import MIN_RECALL, build_index, open_index
+from spahgc.index.exclusion import Patients, may_answer
+from spahgc.index.flat import FlatSearch
+from spahgc.index.neighbors import Neighbors, concatenate
+from spahgc.index.recall import N_QUERIES, K, MeasuredRecall, measure_recall
+from spahgc.index.records import IndexRecord, Kind, reader_of
+from spahgc.index.trained import Queries, TrainedSearch
+from spahgc.index.vectors import Metric, ReadVectors, prepare
 from spahgc.store.cohort import Cohort
-from spahgc.store.index.building import MIN_RECALL, build_parts, open_parts
-from spahgc.store.index.distances import Metric
-from spahgc.store.index.neighbors import Neighbors
-from spahgc.store.index.recall import N_QUERIES, K, MeasuredRecall, measure_recall
-from spahgc.store.index.records import IndexRecord, Kind, reader_of
-from spahgc.store.index.rules import Patients, may_answer
-from spahgc.store.index.searching import SlideVectors
-from spahgc.store.index.shares import Asked, Read
-from spahgc.store.index.trained import TrainedIndex
+
+QUERIES_AT_ONCE: Final = 16_384
+"""Queries held in the form they are compared in: a larger slide is searched for in parts."""
 
 
 class ReferenceIndex:
@@ -27,9 +29,9 @@ class ReferenceIndex:
         cohort: Cohort | None,
         record: IndexRecord,
         *,
-        read: Read,
+        read: ReadVectors,
         patients: Patients | None = None,
-        trained: TrainedIndex | None = None,
+        trained: TrainedSearch | None = None,
     ) -> None:
         """Use `build`, `open` or `of_vectors` where they will do.
 
@@ -51,7 +53,8 @@ class ReferenceIndex:
         self._cohort = cohort
         self._read = read
         self._known_patients = patients
-        self._vectors = SlideVectors(read, metric=record.metric, trained=trained)
+        self._flat = FlatSearch(self._read_prepared, metric=record.metric)
+        self._trained = trained
 
     @classmethod
     def build(
@@ -80,8 +83,8 @@ class ReferenceIndex:
         metric
             What near means.
         kind
-            ``flat`` is exact; ``ivf``, ``ivfpq`` and ``hnsw`` find most neighbours in less time;
-            ``auto`` is ``flat`` up to `FLAT_UP_TO` spots, then ``ivf``.
+            ``flat`` is exact; ``ivf`` and ``ivfpq`` find most neighbours in less time; ``auto`` is
+            ``flat`` up to `FLAT_UP_TO` spots, then ``ivf``.
         slides
             Which; by default every one that has the embedding.
         min_recall
@@ -97,7 +100,7 @@ class ReferenceIndex:
             If slides were embedded in different ways, a vector is zero or not a number, or an
             approximate kind finds too few of the true neighbours.
         """
-        record, trained = build_parts(
+        record, trained = build_index(
             cohort,
             embedding=embedding,
             name=name or embedding,
@@ -131,7 +134,7 @@ class ReferenceIndex:
         DamagedStoreError
             If its record is not one.
         """
-        record, trained = open_parts(cohort, embedding=embedding, name=name)
+        record, trained = open_index(cohort, embedding=embedding, name=name)
         return cls(cohort, record, read=reader_of(cohort, record), trained=trained)
 
     @classmethod
@@ -197,7 +200,8 @@ class ReferenceIndex:
         Returns
         -------
         Neighbors
-            Ties go to the slide, then the spot, that comes first.
+            Exact to float32 where the kind is ``flat``; equal distances go to the slide, then the
+            spot, that comes first.
 
         Raises
         ------
@@ -213,7 +217,7 @@ class ReferenceIndex:
             only_slides=only_slides,
             asked_by=asked_by,
         )
-        return self._vectors.search([Asked(embedding_SD, names)], k=k)[0]
+        return next(self._search([(embedding_SD, names)], k=k))
 
     def search_slide(
         self,
@@ -239,10 +243,9 @@ class ReferenceIndex:
     def search_slides(
         self, may_answer: Mapping[str, Collection[str]], *, k: int
     ) -> dict[str, Neighbors]:
-        """Search for all spots of several slides, which may ask each other; see `search`.
+        """Search for all spots of several slides; see `search`.
 
-        By cosine each pair of slides is compared once, whichever of them asks; a trained kind
-        reads what it has not in memory once for many of them.
+        A trained kind reads what it has not in memory once for many of them.
 
         Parameters
         ----------
@@ -260,7 +263,8 @@ class ReferenceIndex:
             asking: self.may_answer(only_slides=others, asked_by=asking)
             for asking, others in may_answer.items()
         }
-        return self._vectors.search_slides(names, k=k)
+        asked = ((self._read(asking), others) for asking, others in names.items())
+        return dict(zip(names, self._search(asked, k=k), strict=True))
 
     def may_answer(
         self,
@@ -285,11 +289,48 @@ class ReferenceIndex:
         """Compare with exact search, each query's own slide left out."""
         return measure_recall(
             sorted(self.record.slides),
-            self._vectors.read_prepared,
-            partial(self._vectors.search, k=K),
+            self._read_prepared,
+            partial(self._search_prepared, k=K),
             metric=self.record.metric,
             n_queries=n_queries,
         )
+
+    def _search(
+        self, asked: Iterable[tuple[NDArray[np.float32], tuple[str, ...]]], *, k: int
+    ) -> Iterator[Neighbors]:
+        """Search for embeddings as they are stored, of each who asks in turn."""
+        if k < 1:
+            raise ValueError(f"a search for {k} neighbours, expected 1 or more")
+        n_parts: list[int] = []
+
+        def parts() -> Iterator[Queries]:
+            for embedding_SD, names in asked:
+                starts = range(0, max(len(embedding_SD), 1), QUERIES_AT_ONCE)
+                n_parts.append(len(starts))
+                for start in starts:
+                    part_SD = embedding_SD[start : start + QUERIES_AT_ONCE]
+                    yield Queries(self._prepare(part_SD, "the query", first=start), names)
+
+        found: list[Neighbors] = []
+        for one in self._search_prepared(parts(), k=k):
+            found.append(one)
+            if len(found) == n_parts[0]:
+                yield concatenate(found)
+                found.clear()
+                n_parts.pop(0)
+
+    def _search_prepared(self, asked: Iterable[Queries], *, k: int) -> Iterator[Neighbors]:
+        if self._trained is not None:
+            return self._trained.search(asked, k=k)
+        return (self._flat.search(one.query_SD, one.names, k=k) for one in asked)
+
+    def _read_prepared(self, slide: str) -> NDArray[np.float32]:
+        return self._prepare(self._read(slide), f"slide {slide}")
+
+    def _prepare(
+        self, embedding_SD: NDArray[np.float32], owner: str, *, first: int = 0
+    ) -> NDArray[np.float32]:
+        return prepare(embedding_SD, metric=self.record.metric, owner=owner, first=first)
 
     @cached_property
     def _patients(self) -> Patients:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TypeAlias
 
 from spahgc.errors import MismatchError, ProtocolError
-from spahgc.store.index.records import IndexRecord
+from spahgc.index.records import IndexRecord
 from spahgc.store.splits import UNKNOWN
 
 Patients: TypeAlias = Mapping[str, str | None]

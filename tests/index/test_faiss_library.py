@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from spahgc.errors import InstallationError
-from spahgc.store.index import ReferenceIndex, library, pieces
+from spahgc.index import ReferenceIndex, faiss_library, flat
 
 
 def installed(monkeypatch, *names):
-    monkeypatch.setattr(library, "_version_of", lambda name: "1.9" if name in names else None)
+    monkeypatch.setattr(faiss_library, "_version_of", lambda name: "1.9" if name in names else None)
 
 
 def test_two_wheels_of_faiss_are_refused_with_what_to_type(monkeypatch):
@@ -16,19 +16,21 @@ def test_two_wheels_of_faiss_are_refused_with_what_to_type(monkeypatch):
         match=r"faiss-cpu 1.9 and faiss-gpu-cu12 1.9 .* `pip uninstall --yes faiss-cpu "
         r"faiss-gpu-cu12`, then `pip install faiss-gpu-cu12`",
     ):
-        library.check_one_wheel()
+        faiss_library.check_one_wheel()
 
 
-@pytest.mark.parametrize("wheel", library.WHEELS)
+@pytest.mark.parametrize("wheel", faiss_library.WHEELS)
 def test_any_one_wheel_will_do(monkeypatch, wheel):
     installed(monkeypatch, wheel)
-    library.check_one_wheel()
+    faiss_library.check_one_wheel()
 
 
 def test_a_missing_faiss_names_both_ways_to_get_it(monkeypatch):
-    monkeypatch.setitem(library.import_faiss.__globals__["__builtins__"], "__import__", _no_faiss)
+    monkeypatch.setitem(
+        faiss_library.import_faiss.__globals__["__builtins__"], "__import__", _no_faiss
+    )
     with pytest.raises(InstallationError, match=r"pip install faiss-cpu.*pip install faiss-gpu"):
-        library.import_faiss()
+        faiss_library.import_faiss()
 
 
 def _no_faiss(name, *rest, real=__import__):
@@ -37,7 +39,7 @@ def _no_faiss(name, *rest, real=__import__):
     return real(name, *rest)
 
 
-def test_candidates_from_a_device_give_the_same_answers(monkeypatch):
+def test_a_device_that_faiss_sees_is_searched_on(monkeypatch):
     generator = np.random.default_rng(0)
     vectors = {name: generator.normal(size=(40, 8)).astype(np.float32) for name in ("A1", "B1")}
     alone = ReferenceIndex.of_vectors(vectors).search_slide("A1", k=5, exclude_slides=())
@@ -45,11 +47,11 @@ def test_candidates_from_a_device_give_the_same_answers(monkeypatch):
 
     def knn_gpu(resources, *arguments, **how):
         asked.append(resources)
-        return pieces.faiss.knn(*arguments, **how)
+        return flat.faiss.knn(*arguments, **how)
 
-    monkeypatch.setattr(pieces, "n_gpus", lambda: 1)
-    monkeypatch.setattr(pieces, "_gpu_resources", lambda: "the device")
-    monkeypatch.setattr(pieces.faiss, "knn_gpu", knn_gpu)
+    monkeypatch.setattr(flat, "n_gpus", lambda: 1)
+    monkeypatch.setattr(flat, "_gpu_resources", lambda: "the device")
+    monkeypatch.setattr(flat.faiss, "knn_gpu", knn_gpu)
     device = ReferenceIndex.of_vectors(vectors).search_slide("A1", k=5, exclude_slides=())
     assert asked == ["the device"]
     assert np.array_equal(device.spot_SK, alone.spot_SK)
