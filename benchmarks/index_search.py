@@ -6,7 +6,8 @@
 
 Without ``--field``: every slide is searched for on all others, its own left out; the product is
 numpy's, of all vectors with all, in float32, with the same threads. They are measured in turn,
-``--runs`` times, and the best of each counts. Peak memory is of a process that holds the embeddings and searches.
+``--runs`` times, and the best of each counts. Peak memory is of a process that holds the embeddings
+and searches.
 
 With ``--field``: the way that scripts of the field search. For every pair of slides the L1
 distances of all spots (`torch.cdist`), the 100 nearest of each spot, and a Python heap a spot that

@@ -1,6 +1,6 @@
 """Make torchvision importable where its compiled operators do not fit the installed torch.
 
-timm and Lightning import torchvision for its transforms alone. The torchvision wheels link
+timm imports torchvision for its transforms alone. The torchvision wheels link
 against CUDA; beside a CPU build of torch their compiled operators do not load, and importing
 torchvision then fails on an operator that nobody here calls.
 """

@@ -84,12 +84,6 @@ def evaluate(
     from spahgc.store.run_folders import WORK
     from spahgc.store.split_files import read_folds
 
-    is_shared = workers > 0 or scheduler is not None
-    if is_shared and how["devices"] > 1:
-        raise click.UsageError(
-            "a worker starts no processes of its own: --devices takes neither --workers nor "
-            "--scheduler"
-        )
     seeds = tuple(dict.fromkeys(named_seeds)) or tuple(range(n_seeds))
     cohort, usable, config = prepare(store, seed=seeds[0], **how)
     say_left_out(usable)
@@ -153,7 +147,8 @@ def _paper(
         PAPER.training,
         max_epochs=max_epochs,
         device=config.training.device,
-        devices=config.training.devices,
+        precision=config.training.precision,
+        gradient_clip=config.training.gradient_clip,
     )
     base = PAPER if near is None else replace(PAPER, near=near_config(near))
     paper = replace(

@@ -25,7 +25,7 @@ def making(folder: Path, *, plan: dict[str, Any], resume: bool) -> Iterator[Path
     try:
         with unfinished_folder(folder, plan=plan, resume=resume) as unfinished:
             yield unfinished
-    except BaseException:  # an interruption, which Lightning makes SystemExit of, or any error
+    except BaseException:  # an interruption, or any error
         if unfinished is not None and unfinished.is_dir():
             click.echo(
                 f"what is done is kept: go on with `--resume --out {folder}`, or remove "

@@ -48,9 +48,8 @@ def train(
     beside it, --preset paper trains the paper's graph network alone.
     """
     check_out(out, resume=resume)  # before torch is imported
-    from spahgc.model.checkpoints import Checkpoints
+    from spahgc.model.checkpoints import Checkpoints, keep_checkpoints
     from spahgc.model.curves import TENSORBOARD, show_curves
-    from spahgc.model.resuming import keep_checkpoints
     from spahgc.model.runs import train_fold
     from spahgc.report.pictures import plot_curve
     from spahgc.store.run_folders import WORK

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spahgc.commands.screen import FOLDER, FiniteRange, json_option, store_option, with_options
+from spahgc.commands.screen import (
+    FOLDER,
+    POSITIVE,
+    FiniteRange,
+    json_option,
+    store_option,
+    with_options,
+)
 from spahgc.errors import MissingError
 
 if TYPE_CHECKING:
@@ -16,6 +23,7 @@ if TYPE_CHECKING:
 
     from spahgc.model.runs import RunConfig
     from spahgc.model.spots import NearConfig
+    from spahgc.model.training import Precision
     from spahgc.store.cohort import Cohort, Usable
 
 
@@ -75,14 +83,24 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=FiniteRange(min=0, max=1),
             help="Let the second encoder be a moving average with this decay.",
         ),
-        click.option("--device", default="cpu", show_default=True, help="As Lightning names it."),
         click.option(
-            "--devices",
-            type=click.IntRange(min=1),
-            default=1,
+            "--device",
+            default="cpu",
             show_default=True,
-            help="How many of it train one network together (DDP over slides); --resume takes the "
-            "same number.",
+            help="To train networks on: cpu, cuda, cuda:1 …, or auto.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["float32", "bfloat16", "float16"]),
+            default="float32",
+            show_default=True,
+            help="Of the products of a network's training step.",
+        ),
+        click.option(
+            "--clip-gradient",
+            "gradient_clip",
+            type=POSITIVE,
+            help="Greatest norm of a network's gradient; by default it is not clipped.",
         ),
         click.option("--out", type=FOLDER, help="Folder to make; by default a new one in runs/."),
         click.option(
@@ -108,7 +126,8 @@ def prepare(
     ema: float | None,
     seed: int,
     device: str,
-    devices: int,
+    precision: Precision,
+    gradient_clip: float | None,
 ) -> tuple[Cohort, Usable, RunConfig]:
     """Open the store, and make of `training_options` a configuration and the slides to use.
 
@@ -135,7 +154,8 @@ def prepare(
         ema=ema,
         seed=seed,
         device=device,
-        devices=devices,
+        precision=precision,
+        gradient_clip=gradient_clip,
     )
     config = replace(
         base,
@@ -195,10 +215,10 @@ def check_usable(cohort: Cohort, usable: Usable, name: str) -> None:
 
 def check_device_of(config: RunConfig) -> None:
     """Refuse a device that is not here, where any network is to be trained on it."""
-    from spahgc.model.lightning_trainer import check_device
+    from spahgc.model.training import find_device
 
     if config.has_networks:
-        check_device(device=config.training.device, devices=config.training.devices)
+        find_device(config.training.device)
 
 
 def say_no_index(cohort: Cohort, names: Sequence[str], config: RunConfig) -> None:

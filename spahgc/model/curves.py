@@ -1,16 +1,17 @@
 """Where learning curves can be watched while they grow: TensorBoard, if it is installed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
+from typing import Final, TypeAlias
 
 TENSORBOARD: Final = "tensorboard"
+
+WriteScalars: TypeAlias = Callable[[Mapping[str, float]], None]
+"""Takes one row of a learning curve."""
 
 _folder: ContextVar[Path | None] = ContextVar("folder of curves", default=None)
 
@@ -25,16 +26,21 @@ def show_curves(folder: Path | None) -> Iterator[None]:
         _folder.reset(token)
 
 
-def curves_folder() -> Path | None:
-    """Say where curves are written."""
-    return _folder.get()
-
-
-def curve_loggers() -> list["Logger"]:
-    """Give what a Lightning trainer is to tell of each epoch; nothing without TensorBoard."""
-    folder = curves_folder()
+@contextmanager
+def curve_writer() -> Iterator[WriteScalars]:
+    """Give what a training tells of each epoch; without TensorBoard it goes nowhere."""
+    folder = _folder.get()
     if folder is None or find_spec(TENSORBOARD) is None:
-        return []
-    from lightning.pytorch.loggers import TensorBoardLogger
+        yield lambda _: None
+        return
+    from torch.utils.tensorboard import SummaryWriter
 
-    return [TensorBoardLogger(folder, name="")]
+    started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+    with SummaryWriter(str(folder / started)) as writer:
+
+        def write(row: Mapping[str, float]) -> None:
+            for name, value in row.items():
+                if name != "epoch":
+                    writer.add_scalar(name, value, int(row["epoch"]))
+
+        yield write

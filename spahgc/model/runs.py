@@ -319,10 +319,7 @@ def score_slide(
 
 def library_versions() -> dict[str, str]:
     """Give the versions of Python and of the libraries that decide numbers, by name."""
-    names = (
-        *("spahgc", "torch", "torch-geometric", "lightning"),
-        *("numpy", "scipy", "scikit-learn", "scanpy"),
-    )
+    names = ("spahgc", "torch", "torch-geometric", "numpy", "scipy", "scikit-learn", "scanpy")
     return {
         "python": platform.python_version(),
         "faiss": FAISS_VERSION,  # of whichever wheel is installed

@@ -7,24 +7,24 @@ T target spots, G genes
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from spahgc.model.checkpoints import restore_optimizer
-from spahgc.model.lightning_trainer import LightningModule, make_trainer, quiet
+from spahgc.errors import MismatchError
+from spahgc.model.checkpoints import TrainingState, find_checkpoint
+from spahgc.model.curves import curve_writer
 from spahgc.model.losses import LossWeights, expression_loss, total_loss
 from spahgc.model.masking import frozen_copy, mask_graph, update_average
 from spahgc.model.network import GraphTensors, NetworkConfig, NetworkShape, SpaHGC
 from spahgc.model.progress import Advance, ignore
-from spahgc.model.resuming import Attempt, begin_attempt, restore_random
 from spahgc.model.scoring import mean_pcc
-from spahgc.model.slide_order import ShuffledSlides, Slides
-from spahgc.model.together import train_together
+
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +59,13 @@ class TrainingConfig:
     """Of the first weights, the masks, dropout and the order of slides."""
 
     device: str = "cpu"
-    """``cpu``, ``cuda`` …, as Lightning names accelerators."""
+    """``cpu``, ``cuda``, ``cuda:1`` … as torch names them; ``auto`` is a GPU where there is one."""
 
-    devices: int = 1
-    """Processes, each with a device and slides of its own; every step averages their gradients."""
+    precision: Precision = "float32"
+    """Of the products of a step; weights, losses and the optimiser stay in float32."""
+
+    gradient_clip: float | None = None
+    """Greatest norm of a step's gradient; None clips nothing, as the paper."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -121,170 +124,103 @@ def train_network(
     advance
         Told how many more epochs are done, `TrainingConfig.max_epochs` in all.
 
+    Raises
+    ------
+    MismatchError
+        If the device is not here.
+    DamagedStoreError
+        If a checkpoint that is to be resumed from is damaged.
+
     References
     ----------
     arXiv 2603.22821, training.
     """
+    advance = advance or ignore
     graph, measured_TG = samples[0]
     network = NetworkConfig(
         embedding_size=graph.target_TD.shape[1], n_genes=measured_TG.shape[1], **asdict(shape)
     )
-    attempt = begin_attempt(network, config, samples=(*samples, *held_out))
-    task = (samples, held_out, network, config, attempt)
-    if config.devices == 1 or (attempt is not None and attempt.is_done):
-        return _train(task, advance or ignore)
-    with quiet():
-        # a device that is not here is told before they start
-        make_trainer(device=config.device, devices=1, max_epochs=config.max_epochs)
-        return train_together(_train, task, n_processes=config.devices, advance=advance or ignore)
-
-
-def _train(
-    task: tuple[Sequence[Sample], Sequence[Sample], NetworkConfig, TrainingConfig, Attempt | None],
-    advance: Advance,
-) -> TrainedNetwork:
-    samples, held_out, network_config, config, attempt = task
-    with torch.random.fork_rng(), quiet():
+    checkpoint = find_checkpoint(network, config, samples=(*samples, *held_out))
+    device = find_device(config.device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        lesson = _Lesson(SpaHGC(network_config), config, advance, attempt)
-        if attempt is not None:
-            attempt.take_up(lesson)
-        if lesson.curve:
-            advance(len(lesson.curve))
-        if not lesson.is_done:
-            _teach(lesson, samples, held_out)
-    advance(config.max_epochs - len(lesson.curve))
-    best = lesson.best
+        training = _Training(network, config, device)
+        if checkpoint is not None and (state := checkpoint.read()) is not None:
+            with checkpoint.refusing_what_does_not_fit():
+                training.load_state(state)
+            advance(len(training.curve))
+        with curve_writer() as write_scalars:
+            while not training.is_done:
+                training.run_epoch(samples, held_out)
+                advance(1)
+                write_scalars(training.curve[-1])
+                is_due = checkpoint is not None and len(training.curve) % checkpoint.every == 0
+                if checkpoint is not None and (is_due or training.is_done):
+                    checkpoint.write(training.state())
+    advance(config.max_epochs - len(training.curve))
+    best = training.best
     return TrainedNetwork(
-        network=network_config,
-        weights={name: value.numpy() for name, value in lesson.best_weights.items()},
-        curve=pd.DataFrame(lesson.curve),
+        network=network,
+        weights={name: value.numpy() for name, value in training.best_weights.items()},
+        curve=pd.DataFrame(training.curve),
         best_epoch=int(best["epoch"]),
         validation_pcc=float(best["validation_pcc"]),
     )
 
 
-def _teach(lesson: "_Lesson", samples: Sequence[Sample], held_out: Sequence[Sample]) -> None:
-    config = lesson.config
-    trainer = make_trainer(
-        device=config.device,
-        devices=config.devices,
-        max_epochs=config.max_epochs,
-        uses_all=config.losses.contrast,  # without it, some of the encoder has no part
-    )
-    slides = ShuffledSlides(
-        samples,
-        seed=config.seed,
-        n_epochs_done=lambda: len(lesson.curve),
-        n_processes=config.devices,
-        rank=trainer.global_rank,
-    )
-    trainer.fit(lesson, slides, Slides(held_out) if held_out else None)
+def find_device(name: str) -> torch.device:
+    """Give the device of that name; ``auto`` is the first GPU, or the CPU where there is none.
+
+    Raises
+    ------
+    MismatchError
+        If it is not here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else None
+        device = device or torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise MismatchError(
+            f"no {name!r} to train on here ({reason}); give another `--device`"
+        ) from None
+    return device
 
 
-class _Lesson(LightningModule):
-    """The masked contrastive training of DESIGN §4 as Lightning wants it."""
+class _Training:
+    """One network in training: the masked contrastive training of DESIGN §4."""
 
     def __init__(
-        self,
-        network: SpaHGC,
-        config: TrainingConfig,
-        advance: Advance,
-        attempt: Attempt | None = None,
+        self, network: NetworkConfig, config: TrainingConfig, device: torch.device
     ) -> None:
-        super().__init__()
-        self.network = network
-        self.other_encoder = frozen_copy(network.encoder)
-        self.config = config
         self.curve: list[dict[str, float]] = []
         self.best_weights: dict[str, Tensor] = {}
-        self._advance = advance
-        self.masks = torch.Generator().manual_seed(config.seed)
-        self.memory: dict[str, Tensor] = {}
-        self.random: dict[str, Tensor] = {}
-        self._attempt = attempt
-        self._train_losses: list[float] = []
-        self._validation: list[tuple[float, float]] = []
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Give AdamW over everything that learns."""
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=self.config.learning_rate,
-            weight_decay=self.config.weight_decay,
+        self._config = config
+        self._device = device
+        self._network = SpaHGC(network)
+        self._other_encoder = frozen_copy(self._network.encoder)
+        self._network.to(device)
+        self._other_encoder.to(device)
+        self._optimizer = torch.optim.AdamW(
+            self._network.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
             fused=True,
         )
-        if self.memory:
-            restore_optimizer(optimizer, self.memory)
-        return optimizer
-
-    def on_fit_start(self) -> None:
-        """Let every process draw masks and dropout of its own."""
-        if self.random:
-            restore_random(self)
-        elif self.global_rank:
-            self.masks.manual_seed(self.config.seed + self.global_rank)
-            torch.manual_seed(self.config.seed + self.global_rank)
-
-    def training_step(self, sample: Sample, _: int) -> Tensor:
-        """Predict from the first view, and compare the encoders' two views."""
-        views = mask_graph(
-            sample.graph,
-            generator=self.masks,
-            target_share=self.config.target_mask,
-            reference_share=self.config.reference_mask,
-        )
-        with torch.no_grad():
-            other = self.other_encoder(views.second) if self.config.losses.contrast else None
-        output = self.network(views.first)
-        losses = total_loss(output, sample.measured_TG, other=other, weights=self.config.losses)
-        self._train_losses.append(float(losses.total.detach()))
-        return losses.total
-
-    def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401  Lightning's own signature
-        """Move the second encoder where it is a moving average."""
-        if self.config.ema is not None:
-            update_average(self.other_encoder, self.network.encoder, decay=self.config.ema)
-
-    def validation_step(self, sample: Sample, _: int) -> None:
-        """Predict a whole graph and score it."""
-        predicted_TG = self.network(sample.graph).expression_TG
-        listed_G = torch.isfinite(sample.measured_TG).all(dim=0)
-        loss = expression_loss(predicted_TG[:, listed_G], sample.measured_TG[:, listed_G])
-        pcc = mean_pcc(sample.measured_TG.cpu().numpy(), predicted_TG.cpu().numpy())
-        self._validation.append((float(loss), pcc))
-
-    def on_train_epoch_end(self) -> None:
-        """Write the epoch down, keep its weights if they are the best, stop if none will be.
-
-        Lightning validates before it comes here.
-        """
-        losses, scores = zip(*self._validation or [(np.nan, np.nan)], strict=True)
-        means = torch.tensor([np.mean(self._train_losses), np.mean(losses), np.mean(scores)])
-        # over all processes, which must decide alike when to stop
-        if self.config.devices > 1:
-            means = self.trainer.strategy.reduce(means.to(self.device), reduce_op="mean")
-        names = ("train_loss", "validation_loss", "validation_pcc")
-        row = dict(zip(names, means.tolist(), strict=True))
-        for logger in self.trainer.loggers:
-            logger.log_metrics(row, step=len(self.curve) + 1)
-        self.curve.append({"epoch": len(self.curve) + 1, **row})
-        self._train_losses, self._validation = [], []
-        if self.best is self.curve[-1]:
-            state = self.network.state_dict()
-            self.best_weights = {k: v.detach().cpu().clone() for k, v in state.items()}
-        self._advance(1)
-        self.trainer.should_stop = self.is_done
-        if self._attempt is not None:
-            self._attempt.keep(self, self.trainer.optimizers[0], is_done=self.is_done)
+        self._masks = torch.Generator().manual_seed(config.seed)
+        is_half = config.precision == "float16"
+        self._scaler = torch.amp.GradScaler(device.type, enabled=is_half)
 
     @property
     def is_done(self) -> bool:
         """Whether another epoch would change nothing, or none is left."""
         if not self.curve:
             return False
-        is_idle = len(self.curve) - self.best["epoch"] >= self.config.patience
-        return is_idle or len(self.curve) >= self.config.max_epochs
+        is_idle = len(self.curve) - self.best["epoch"] >= self._config.patience
+        return is_idle or len(self.curve) >= self._config.max_epochs
 
     @property
     def best(self) -> dict[str, float]:
@@ -292,3 +228,110 @@ class _Lesson(LightningModule):
         if np.isnan(self.curve[-1]["validation_loss"]):
             return self.curve[-1]
         return min(self.curve, key=lambda row: row["validation_loss"])
+
+    def run_epoch(self, samples: Sequence[Sample], held_out: Sequence[Sample]) -> None:
+        """Train on every slide once, in an order of the seed and the epoch; then validate."""
+        order = np.random.default_rng([self._config.seed % 2**32, len(self.curve)])
+        self._network.train()
+        self._other_encoder.train()
+        train_losses = [self._step(samples[n]) for n in order.permutation(len(samples))]
+        self._network.eval()
+        validated = [self._validate(sample) for sample in held_out] or [(np.nan, np.nan)]
+        losses, scores = zip(*validated, strict=True)
+        self.curve.append(
+            {
+                "epoch": len(self.curve) + 1,
+                "train_loss": _single(np.mean(train_losses)),
+                "validation_loss": _single(np.mean(losses)),
+                "validation_pcc": _single(np.mean(scores)),
+            }
+        )
+        if self.best is self.curve[-1]:
+            state = self._network.state_dict()
+            self.best_weights = {k: v.detach().cpu().clone() for k, v in state.items()}
+
+    def _step(self, sample: Sample) -> float:
+        """Predict from the first view, compare the encoders' two views, and take one step."""
+        graph, measured_TG = sample.graph.to(self._device), sample.measured_TG.to(self._device)
+        views = mask_graph(
+            graph,
+            generator=self._masks,
+            target_share=self._config.target_mask,
+            reference_share=self._config.reference_mask,
+        )
+        weights = self._config.losses
+        with self._mixed_precision():
+            with torch.no_grad():
+                other = self._other_encoder(views.second) if weights.contrast else None
+            losses = total_loss(
+                self._network(views.first), measured_TG, other=other, weights=weights
+            )
+        self._optimizer.zero_grad()
+        self._scaler.scale(losses.total).backward()
+        if self._config.gradient_clip is not None:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self._network.parameters(), self._config.gradient_clip)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if self._config.ema is not None:
+            update_average(self._other_encoder, self._network.encoder, decay=self._config.ema)
+        return float(losses.total.detach())
+
+    @torch.no_grad()
+    def _validate(self, sample: Sample) -> tuple[float, float]:
+        """Give the loss and PCC of a whole graph."""
+        measured_TG = sample.measured_TG.to(self._device)
+        with self._mixed_precision():
+            predicted_TG = self._network(sample.graph.to(self._device)).expression_TG.float()
+        listed_G = torch.isfinite(measured_TG).all(dim=0)
+        loss = expression_loss(predicted_TG[:, listed_G], measured_TG[:, listed_G])
+        return float(loss), mean_pcc(sample.measured_TG.numpy(), predicted_TG.cpu().numpy())
+
+    def _mixed_precision(self) -> torch.autocast:
+        is_mixed = self._config.precision != "float32"
+        dtype = getattr(torch, self._config.precision) if is_mixed else None
+        return torch.autocast(self._device.type, dtype=dtype, enabled=is_mixed)
+
+    def state(self) -> TrainingState:
+        """Give all that another process needs to go on to the same result."""
+        optimizer = self._optimizer.state_dict()["state"]
+        random = {"masks": self._masks.get_state(), "dropout": torch.get_rng_state()}
+        if self._device.type == "cuda":
+            random["dropout on GPU"] = torch.cuda.get_rng_state(self._device)
+        tensors = {
+            "network": self._network.state_dict(),
+            "other": self._other_encoder.state_dict(),
+            "best": self.best_weights,
+            "optimizer": {
+                f"{place}.{name}": torch.as_tensor(value)
+                for place, values in optimizer.items()
+                for name, value in values.items()
+            },
+            "random": random,
+        }
+        numbers = {"curve": self.curve, "scaler": self._scaler.state_dict()}
+        return TrainingState(tensors=tensors, numbers=numbers)
+
+    def load_state(self, state: TrainingState) -> None:
+        """Take back what `state` gave."""
+        self._network.load_state_dict(state.tensors["network"])
+        self._other_encoder.load_state_dict(state.tensors["other"])
+        self.best_weights = dict(state.tensors["best"])
+        memory: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.tensors["optimizer"].items():
+            place, _, name = key.partition(".")
+            memory.setdefault(int(place), {})[name] = value
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": memory, "param_groups": groups})
+        self.curve = [dict(row) for row in state.numbers["curve"]]
+        self._scaler.load_state_dict(state.numbers["scaler"])
+        random = state.tensors["random"]
+        self._masks.set_state(random["masks"])
+        torch.set_rng_state(random["dropout"])
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(random["dropout on GPU"], self._device)
+
+
+def _single(value: np.floating) -> float:
+    """Give a number as the curve on disk has it."""
+    return float(np.float32(value))

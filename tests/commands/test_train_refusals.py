@@ -221,7 +221,8 @@ def test_wrong_input_is_one_clear_line_and_changes_nothing(lab, before, argument
                 *(["--epochs", value] for value in ("0", "-1", "1.5", "many")),
                 *(["--networks", value] for value in ("-1", "1.5")),
                 *(["--ema", value] for value in ("-0.1", "1.1", "nan", "inf", "x")),
-                *(["--devices", value] for value in ("0", "-1")),
+                *(["--clip-gradient", value] for value in ("0", "-1", "nan")),
+                ["--precision", "float8"],
                 ["--preset", "best"],
                 ["--preset", "paper", "--networks", "2"],
                 ["--embedding", EMBEDDING],
@@ -232,8 +233,6 @@ def test_wrong_input_is_one_clear_line_and_changes_nothing(lab, before, argument
         ["evaluate", "--seeds", "0"],
         ["evaluate", "--seeds", "-1"],
         ["evaluate", "--workers", "-1"],
-        ["evaluate", "--workers", "1", "--devices", "2"],
-        ["evaluate", "--scheduler", "tcp://x", "--devices", "2"],
         ["train", "--seeds", "2"],
         ["audit"],
     ],
@@ -485,7 +484,7 @@ def test_an_evaluation_whose_first_fold_fails_leaves_nothing(begun, monkeypatch)
     assert list(Path("runs").iterdir()) == []
 
 
-def test_a_training_goes_on_only_with_the_same_genes_and_devices(lab, tmp_path, monkeypatch):
+def test_a_training_goes_on_only_with_the_same_genes_and_precision(lab, tmp_path, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
@@ -495,11 +494,11 @@ def test_a_training_goes_on_only_with_the_same_genes_and_devices(lab, tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(runs, "write_run", interrupt)
         spahgc(*again, exit_code=1)
-    error = the_error(*again, "--resume", "--devices", "2")
-    assert "was begun with other settings (SpaHGC (paper) training.devices); give the same" in error
+    error = the_error(*again, "--resume", "--precision", "bfloat16")
+    assert "was begun with other settings (SpaHGC (paper) training.precision); give the" in error
     genes.write_text("G1\nG2\nG4\n")
     error = the_error(*again, "--resume")
-    assert "was begun with other settings (SpaHGC (paper) panel_rule.genes); give the same" in error
+    assert "was begun with other settings (SpaHGC (paper) panel_rule.genes); give the" in error
     genes.write_text("G1\nG2\nG3\n")
     spahgc(*again, "--resume")
     assert json.loads((out / "run.json").read_text())["panel_rule"] == "file:genes.txt"

@@ -12,8 +12,7 @@ import torch
 
 from spahgc.errors import DamagedStoreError
 from spahgc.model import training
-from spahgc.model.checkpoints import Checkpoint, Checkpoints
-from spahgc.model.resuming import Attempt, keep_checkpoints
+from spahgc.model.checkpoints import Checkpoint, Checkpoints, TrainingState, keep_checkpoints
 from spahgc.model.runs import train_fold
 from tests.model.conftest import RUN_CONFIG, fold_of, weights_of
 
@@ -26,15 +25,15 @@ def whole(grown):
 
 
 def stop_after(monkeypatch, n_epochs):
-    """Interrupt training when so many epochs are kept."""
-    keep = Attempt.keep
+    """Interrupt training when so many epochs are done."""
+    run_epoch = training._Training.run_epoch
 
-    def keep_and_stop(self, lesson, optimizer, **how):
-        keep(self, lesson, optimizer, **how)
-        if len(lesson.curve) == n_epochs:
+    def run_until(self, *samples):
+        if len(self.curve) == n_epochs:
             raise KeyboardInterrupt
+        run_epoch(self, *samples)
 
-    monkeypatch.setattr(Attempt, "keep", keep_and_stop)
+    monkeypatch.setattr(training._Training, "run_epoch", run_until)
 
 
 @pytest.mark.parametrize("every", [1, 2, 4])
@@ -45,8 +44,7 @@ def test_an_interrupted_training_goes_on_to_the_same_result(
     with keep_checkpoints(checkpoints):
         with monkeypatch.context() as patch:
             stop_after(patch, 5)
-            # Lightning turns Ctrl-C into an exit of its own
-            with pytest.raises((KeyboardInterrupt, SystemExit)):
+            with pytest.raises(KeyboardInterrupt):
                 train_fold(grown, fold_of(grown), config=CONFIG)
         assert len(list(tmp_path.glob("*.safetensors"))) == 1
         again = train_fold(grown, fold_of(grown), config=CONFIG).run
@@ -59,7 +57,7 @@ def test_an_interrupted_training_goes_on_to_the_same_result(
 def test_a_finished_training_is_not_done_again(grown, whole, tmp_path, monkeypatch):
     with keep_checkpoints(Checkpoints(folder=tmp_path)):
         train_fold(grown, fold_of(grown), config=CONFIG)
-        monkeypatch.setattr(training, "make_trainer", None)
+        monkeypatch.setattr(training._Training, "run_epoch", None)
         again = train_fold(grown, fold_of(grown), config=CONFIG).run
     one, other = weights_of(again).sort_index(), weights_of(whole).sort_index()
     np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
@@ -82,13 +80,24 @@ def test_nobody_keeps_anything_unasked(grown, whole, tmp_path, monkeypatch):
 
 
 def test_a_damaged_checkpoint_is_one_line(tmp_path):
-    checkpoints = Checkpoints(folder=tmp_path)
-    checkpoints.write("one", Checkpoint(tensors={"a": torch.ones(3)}, numbers={"b": 1}))
-    assert checkpoints.read("one").numbers == {"b": 1}
-    assert checkpoints.read("other") is None
-    (tmp_path / "one.safetensors").write_bytes(b"half")
+    checkpoint = Checkpoint(path=tmp_path / "one.safetensors")
+    assert checkpoint.read() is None
+    checkpoint.write(TrainingState(tensors={"random": {"a": torch.ones(3)}}, numbers={"b": 1}))
+    assert checkpoint.read().numbers == {"b": 1}
+    assert checkpoint.read().tensors["random"]["a"].tolist() == [1, 1, 1]
+    checkpoint.path.write_bytes(b"half")
     with pytest.raises(DamagedStoreError, match="damaged checkpoint") as caught:
-        checkpoints.read("one")
+        checkpoint.read()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_something_else_is_one_line(grown, tmp_path):
+    with keep_checkpoints(Checkpoints(folder=tmp_path, every=1)):
+        train_fold(grown, fold_of(grown), config=CONFIG)
+        (path,) = tmp_path.glob("*.safetensors")
+        Checkpoint(path=path).write(TrainingState(tensors={"network": {}}, numbers={}))
+        with pytest.raises(DamagedStoreError, match=r"damaged checkpoint.*remove it") as caught:
+            train_fold(grown, fold_of(grown), config=CONFIG)
     assert "\n" not in str(caught.value)
 
 

@@ -171,7 +171,7 @@ def test_settings_are_those_that_it_was_trained_with(committee_run):
 
 def test_settings_of_training_may_come_from_another_version(committee_run):
     record = committee_run.record
-    training = {**record.training, "momentum": 0.9}
-    del training["devices"]
+    training = {**record.training, "momentum": 0.9, "devices": 1}
+    del training["precision"]
     older = replace(committee_run, record=replace(record, training=training))
     assert settings_of(older).training == RUN_CONFIG.training
