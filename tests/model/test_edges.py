@@ -1,9 +1,8 @@
-"""Sums along edges: the compiled loops, torch's own operations and the definition agree."""
+"""Products and sums along edges are what their definitions say."""
 
 import pytest
 import torch
 
-from spahgc.model import edges
 from spahgc.model.edges import (
     edge_products,
     softmax_of_senders,
@@ -23,10 +22,6 @@ def draw(seed=0, dtype=torch.float64):
     table = torch.randint(S - 1, (V, P), generator=generator)  # nobody asks the last one
     exists = torch.rand(V, P, generator=generator) < 0.7
     return rows(V, N * W), rows(S, N * W), rows(V, P, N), table, exists
-
-
-def by_torch(monkeypatch):
-    monkeypatch.setattr(edges, "_is_looped", lambda _: False)
 
 
 CALLS = ("products", "to receivers", "to senders", "softmax")
@@ -67,34 +62,18 @@ def slowly(name, own, other, weight, table, exists):
     return found
 
 
-@pytest.mark.parametrize("how", ["loops", "torch"])
 @pytest.mark.parametrize("name", CALLS)
-def test_each_is_what_its_definition_says(monkeypatch, name, how):
-    if how == "torch":
-        by_torch(monkeypatch)
+def test_each_is_what_its_definition_says(name):
     drawn = draw()
     torch.testing.assert_close(call(name, *drawn).detach(), slowly(name, *drawn).detach())
 
 
-@pytest.mark.parametrize("how", ["loops", "torch"])
 @pytest.mark.parametrize("name", CALLS)
-def test_gradients_are_those_of_finite_differences(monkeypatch, name, how):
-    if how == "torch":
-        by_torch(monkeypatch)
+def test_gradients_are_those_of_finite_differences(name):
     *rows, table, exists = draw()
     assert torch.autograd.gradcheck(
         lambda *some: call(name, *some, table, exists), rows, check_undefined_grad=False
     )
-
-
-@pytest.mark.parametrize("n_threads", [1, 2, 3])
-@pytest.mark.parametrize("name", ["products", "to receivers", "to senders"])
-def test_threads_share_the_heads_of_large_tables(monkeypatch, name, n_threads):
-    drawn = draw(dtype=torch.float32)
-    alone = call(name, *drawn)
-    monkeypatch.setattr(edges, "LARGE", 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
-    assert torch.equal(call(name, *drawn), alone)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -106,10 +85,7 @@ def test_rows_may_lie_anyhow_in_memory(name):
     torch.testing.assert_close(found, call(name, own, other, weight, table, exists).detach())
 
 
-@pytest.mark.parametrize("how", ["loops", "torch"])
-def test_scores_too_large_to_be_raised_are_weighed_all_the_same(monkeypatch, how):
-    if how == "torch":
-        by_torch(monkeypatch)
+def test_scores_too_large_to_be_raised_are_weighed_all_the_same():
     score = torch.tensor([[[1000.0]], [[1000.0]], [[-1000.0]]])
     table, exists = torch.tensor([[0], [0], [1]]), torch.ones(3, 1, dtype=torch.bool)
     weight = softmax_of_senders(score, exists, table, n_senders=2)
