@@ -40,7 +40,6 @@ imports: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/forward_choices.py
 	$(BIN)/python benchmarks/embedding_rate.py $(HER2ST)
-	$(BIN)/python benchmarks/resampling.py
 	$(BIN)/python benchmarks/embedding_memory.py
 	$(BIN)/python benchmarks/embedding_same.py
 	$(BIN)/python benchmarks/ingest_hd.py

@@ -103,7 +103,8 @@ def evaluate(
     folder = out or new_folder("evaluate")
     plan = plan_of(cohort, folds=folds, configs=models, seeds=seeds)
     with making(folder, plan=plan, resume=resume) as unfinished:
-        for model in models.values() if not is_shared else ():
+        is_shared = workers > 0 or scheduler is not None
+        for model in () if is_shared else models.values():
             check_device_of(model)
         check_folds(cohort, folds, configs=list(models.values()))
         caveats = {} if untested is None else {untested: None}

@@ -3,10 +3,8 @@
 Coordinates are x, y; pixel i covers [i, i + 1).
 """
 
+from math import ceil, floor
 from typing import TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
 
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 Region: TypeAlias = tuple[int, int, int, int]  # the same, whole pixels
@@ -23,18 +21,16 @@ def downsample(full: Size, level: Size) -> tuple[float, float]:
     return (whole, whole) if is_whole else (across, down)
 
 
-def regions_around(
-    box_B4: NDArray[np.float64], size: Size, image_size: Size, ends: tuple[float, float]
-) -> NDArray[np.int64]:
-    """Return the whole pixels that resampling each box to ``size`` looks at: (B, 4).
+def region_around(box: Box, size: Size, image_size: Size, ends: tuple[float, float]) -> Region:
+    """Return the whole pixels that resampling a box to ``size`` looks at.
 
     With a margin for the filter, but beyond an edge of the image only where the box is too: a
     square that lies inside must not pick up white.
 
     Parameters
     ----------
-    box_B4
-        (B, 4) left, top, right and bottom of what is to be resampled.
+    box
+        What is to be resampled.
     size
         Width and height it is resampled to.
     image_size
@@ -42,18 +38,16 @@ def regions_around(
     ends
         Where the image ends; for a level this may lie a part of a pixel beyond its size.
     """
-    start_B2, stop_B2 = box_B4[:, :2], box_B4[:, 2:]
-    support_B2 = 2 * np.maximum((stop_B2 - start_B2) / size, 1) + 1
-    first_B2 = np.floor(start_B2 - support_B2).astype(np.int64)
-    last_B2 = np.ceil(stop_B2 + support_B2).astype(np.int64)
-    first_B2 = np.where(start_B2 >= 0, np.maximum(first_B2, 0), first_B2)
-    last_B2 = np.where(stop_B2 <= ends, np.minimum(last_B2, image_size), last_B2)
-    return np.concatenate([first_B2, last_B2], axis=1)
 
+    def side(start: float, stop: float, axis: int) -> tuple[int, int]:
+        support = 2 * max((stop - start) / size[axis], 1) + 1
+        first, last = floor(start - support), ceil(stop + support)
+        return (
+            max(first, 0) if start >= 0 else first,
+            min(last, image_size[axis]) if stop <= ends[axis] else last,
+        )
 
-def region_around(box: Box, size: Size, image_size: Size, ends: tuple[float, float]) -> Region:
-    """Return what `regions_around` gives for one box."""
-    left, top, right, bottom = regions_around(np.array([box]), size, image_size, ends)[0].tolist()
+    (left, right), (top, bottom) = side(box[0], box[2], 0), side(box[1], box[3], 1)
     return left, top, right, bottom
 
 

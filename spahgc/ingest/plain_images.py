@@ -1,21 +1,19 @@
 """Plain images, decoded whole into memory when their first pixel is asked for."""
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spahgc.ingest.boxes import Box, Size, moved, region_around, regions_around, size_of
+from spahgc.ingest.boxes import Box, Size, moved, region_around, size_of
 from spahgc.ingest.decoding import decode, opened, over_white, shrink
-from spahgc.ingest.resampling import resample, resampling
+from spahgc.ingest.resampling import resample
 from spahgc.ingest.slide_image import (
     MAX_DECODED_PIXELS,
     WHITE,
     SlideImage,
-    SquareSize,
     as_image_errors,
 )
 
@@ -51,33 +49,6 @@ class PlainImage(SlideImage):
     def close(self) -> None:
         """Let go of decoded pixels."""
         self._pixels_HW3 = None
-
-    def _filling(
-        self, pixels_BHW3: NDArray[np.uint8], centers_B2: NDArray[np.float64], size: SquareSize
-    ) -> Callable[[int, int], None]:
-        """Resample squares together; those that leave the image each by itself."""
-        fill_each = super()._filling(pixels_BHW3, centers_B2, size)
-        half_px, out = size.side_px / 2, (size.out_px, size.out_px)
-        box_B4 = np.concatenate([centers_B2 - half_px, centers_B2 + half_px], axis=1)
-        region_B4 = regions_around(box_B4, out, self.size, self.size)
-        leaves_B4 = np.hstack([region_B4[:, :2] < 0, region_B4[:, 2:] > self.size])
-        leaves_B = np.logical_or.reduce(leaves_B4, axis=1)
-        self.decode()
-        fill_inside = resampling(
-            self._decoded(),
-            box_B4 - np.tile(region_B4[:, :2], 2),
-            region_B4=region_B4,
-            out_BHW3=pixels_BHW3,
-        )
-
-        def fill(start: int, stop: int) -> None:
-            if not leaves_B[start:stop].any():
-                fill_inside(start, stop)
-                return
-            for row in range(start, stop):
-                (fill_each if leaves_B[row] else fill_inside)(row, row + 1)
-
-        return fill
 
     def _resampled(self, box: Box, size: Size) -> NDArray[np.uint8]:
         pixels_HW3 = self._decoded()

@@ -5,7 +5,8 @@ pixel is 0.5 and an image of width w ends at w.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
@@ -16,7 +17,6 @@ import openslide
 from numpy.typing import NDArray
 from PIL import UnidentifiedImageError
 
-from spahgc.compiled import on_threads
 from spahgc.errors import ImageError
 from spahgc.ingest.boxes import Box, Size, share_outside
 from spahgc.schema import SlideImageFile, Thumbnail
@@ -26,8 +26,6 @@ MAX_DECODED_PIXELS: Final = 300_000_000
 
 WHITE: Final = (255, 255, 255)
 """What lies outside an image."""
-
-_BY_ONE: Final = 4  # centers whose squares a thread reads before it asks for more
 
 
 class Square(NamedTuple):
@@ -137,31 +135,21 @@ class SlideImage(ABC):
         ImageError
             If a center is not a number or the pixels cannot be decoded.
         """
-        fills, squares = [], []
+        squares = []
         for size in sizes:
             self._refuse_odd(centers_B2, side_px=size.side_px, out_px=size.out_px)
             squares.append(np.empty((len(centers_B2), size.out_px, size.out_px, 3), np.uint8))
-            fills.append(self._filling(squares[-1], centers_B2, size))
 
-        def fill_all(start: int, stop: int) -> None:
-            for fill in fills:  # what is read for one square serves the others around its center
-                fill(start, stop)
-
-        on_threads(fill_all, len(centers_B2), at_once=_BY_ONE, n_threads=threads)
-        return squares
-
-    def _filling(
-        self, pixels_BHW3: NDArray[np.uint8], centers_B2: NDArray[np.float64], size: SquareSize
-    ) -> Callable[[int, int], None]:
-        """Give what fills in squares ``start`` to ``stop`` (not included)."""
-
-        def fill(start: int, stop: int) -> None:
-            for row in range(start, stop):
-                x, y = centers_B2[row].tolist()
+        def fill(row: int) -> None:
+            x, y = centers_B2[row].tolist()
+            for size, pixels_BHW3 in zip(sizes, squares, strict=True):
                 square = self.read_square((x, y), side_px=size.side_px, out_px=size.out_px)
                 pixels_BHW3[row] = square.pixels
 
-        return fill
+        self.decode()
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(fill, range(len(centers_B2))))  # the list raises what a thread raised
+        return squares
 
     def _refuse_odd(self, centers_B2: NDArray[np.float64], *, side_px: float, out_px: int) -> None:
         is_odd_B = ~np.isfinite(centers_B2).all(axis=1)
