@@ -7,13 +7,11 @@ The field's way, written here from its description: a Python loop over the targe
 each one's references, `numpy.unique` over the joined floats of all that were gathered makes the
 nodes, another loop finds each one's node again, and brute-force nearest neighbours (L2) join the
 nodes. Its neighbours across slides are given to it: only the building is compared. The searches
-that ours contains are measured alone: references of the targets, near spots, close nodes. Last,
-the same graph from the user's cache: digesting what it follows from, reading, putting together.
+that ours contains are measured alone: references of the targets, near spots, close nodes.
 """
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +24,6 @@ SIZE = 1_024
 def main() -> None:
     options = parse()
     from spahgc.index import ReferenceIndex, nearest_within
-    from spahgc.model import graph_cache
     from spahgc.model.graph import GraphConfig, build_graph
     from spahgc.model.spots import nearest_others
 
@@ -48,30 +45,15 @@ def main() -> None:
     graph = ours()
     joint = np.hstack([graph["reference"].x.numpy(), graph["reference"].y.numpy()])
     neighbors = search()
-    graph_cache.FEWEST_PAIRS = 0
-    with tempfile.TemporaryDirectory() as folder:
-
-        def cached() -> object:
-            return graph_cache.cached_graph(
-                target,
-                references,
-                search,
-                config=config,
-                searched_in="flat cosine",
-                folder=Path(folder),
-            )
-
-        cached()
-        seconds: dict[str, list[float]] = {}
-        for _ in range(options.runs):
-            for name, work in {
-                "ours": ours,
-                "search": search,
-                "near": near,
-                "close": lambda: nearest_within(joint, config.n_close),
-                "cached": cached,
-            }.items():
-                seconds.setdefault(name, []).append(timed(work))
+    seconds: dict[str, list[float]] = {}
+    for _ in range(options.runs):
+        for name, work in {
+            "ours": ours,
+            "search": search,
+            "near": near,
+            "close": lambda: nearest_within(joint, config.n_close),
+        }.items():
+            seconds.setdefault(name, []).append(timed(work))
     if not options.no_field:
         seconds["field"] = [timed(lambda: field_way(target, neighbors, references, config.n_close))]
     report({name: min(runs) for name, runs in seconds.items()}, len(joint))
@@ -139,7 +121,6 @@ def report(best: dict[str, float], n_nodes: int) -> None:
         f"its searches {searches:8.3f} s (refer {best['search']:.3f}, near {best['near']:.3f}, "
         f"close {best['close']:.3f}): ours is {best['ours'] / searches:.2f} × them"
     )
-    print(f"from cache   {best['cached']:8.3f} s, {best['ours'] / best['cached']:.1f} × as fast")
     if "field" in best:
         print(
             f"field's way  {best['field']:8.3f} s without its search: ours is "

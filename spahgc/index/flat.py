@@ -123,7 +123,9 @@ def name_spots(
     slide_SK = np.where(id_SK < 0, -1, np.searchsorted(bounds, id_SK, side="right") - 1)
     spot_SK = np.where(id_SK < 0, -1, id_SK - bounds[slide_SK])
     distance_SK = to_distance(score_SK, metric=metric)
-    return keep_nearest(distance_SK, slide_SK, spot_SK, slides=slides, k=score_SK.shape[1])
+    return keep_nearest(
+        distance_SK, slide_SK, spot_SK, slides=slides, metric=metric, k=score_SK.shape[1]
+    )
 
 
 def _knn(

@@ -7,10 +7,11 @@ S queries, K neighbours, A candidates of a query
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from spahgc.index.vectors import Metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,22 +32,20 @@ class Neighbors:
     """Row on that slide, or -1."""
 
     distance_SK: NDArray[np.float32]
-    """In the index's metric (see `spahgc.index.vectors.to_distance`), or NaN."""
+    """As `spahgc.index.vectors.to_distance` says, or NaN."""
+
+    metric: Metric = "cosine"
+    """Of ``distance_SK``."""
 
     @property
     def exists_SK(self) -> NDArray[np.bool_]:  # noqa: N802  letters of its dimensions
         """Whether there is a neighbour at all."""
         return self.slide_SK >= 0
 
-    @classmethod
-    def nobody(cls, n_queries: int, k: int, slides: tuple[str, ...] = ()) -> Self:
-        """Give what is found where there is nothing."""
-        return cls(
-            slides=slides,
-            slide_SK=np.full((n_queries, k), -1),
-            spot_SK=np.full((n_queries, k), -1),
-            distance_SK=np.full((n_queries, k), np.nan, np.float32),
-        )
+    @property
+    def similarity_SK(self) -> NDArray[np.float32]:  # noqa: N802
+        """Cosine of the embeddings, -1 to 1; of another metric the distance with a minus."""
+        return (1 if self.metric == "cosine" else 0) - self.distance_SK
 
 
 def merge_neighbors(parts: Sequence[Neighbors], *, k: int) -> Neighbors:
@@ -72,6 +71,7 @@ def merge_neighbors(parts: Sequence[Neighbors], *, k: int) -> Neighbors:
         np.hstack([to[part.slide_SK] for to, part in zip(moved, parts, strict=True)]),
         np.hstack([part.spot_SK for part in parts]),
         slides=slides,
+        metric=parts[0].metric,
         k=k,
     )
 
@@ -80,6 +80,7 @@ def concatenate(parts: Sequence[Neighbors]) -> Neighbors:
     """Put together what was found for some queries after the other, on the same slides."""
     return Neighbors(
         slides=parts[0].slides,
+        metric=parts[0].metric,
         slide_SK=np.concatenate([part.slide_SK for part in parts]),
         spot_SK=np.concatenate([part.spot_SK for part in parts]),
         distance_SK=np.concatenate([part.distance_SK for part in parts]),
@@ -92,6 +93,7 @@ def keep_nearest(
     spot_SA: NDArray[np.int64],
     *,
     slides: tuple[str, ...],
+    metric: Metric,
     k: int,
 ) -> Neighbors:
     """Keep the ``k`` nearest candidates in order; -1 stands for none, ties as in `Neighbors`."""
@@ -106,6 +108,7 @@ def keep_nearest(
     distance_SK = np.take_along_axis(distance_SA, order_SK, axis=1)
     return Neighbors(
         slides=slides,
+        metric=metric,
         slide_SK=slide_SK,
         spot_SK=np.take_along_axis(spot_SA, order_SK, axis=1),
         distance_SK=np.where(slide_SK >= 0, distance_SK, np.nan).astype(np.float32),

@@ -228,6 +228,7 @@ class TrainedSearch:
             moved[found.slide_SK],
             found.spot_SK,
             slides=names,
+            metric=self._metric,
             k=k or score_SN.shape[1],
         )
 

@@ -7,11 +7,11 @@ T target spots, R reference spots, Q near, K refer, C close, D embedding size, G
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
@@ -31,10 +31,6 @@ class GraphConfig:
 
     n_close: int = 3
     """C, nearest reference spots of each reference spot, by embedding and expression together."""
-
-    n_rings: int = 0
-    """Rings of a hexagonal lattice that are near, 1 to 3; 0 for the nearest spots of any lattice,
-    which at the border of the tissue reach farther."""
 
 
 def build_graph(
@@ -60,11 +56,15 @@ def build_graph(
     Returns
     -------
     HeteroData
-        Node types ``target`` (``x`` (T, D), ``y`` (T, G) where measured) and ``reference``
-        (``x`` (R, D), ``y`` (R, G)); a reference spot that several targets use is one node.
-        Each edge type has its ``edge_index`` (2, E), and its receivers carry the same edges as a
-        table of fixed width, int64 with -1 for a missing neighbour: ``target.near`` (T, Q),
-        ``target.refer`` (T, K), ``reference.close`` (R, C). All float32.
+        Valid. Of ``target`` nodes ``x`` (T, D), ``y`` (T, G) where measured, ``pos`` (T, 2) in µm,
+        NaN where the scale is not known, ``spot`` (T,) rows on the slide and ``spot_names``; of
+        ``reference`` nodes ``x`` (R, D), ``y`` (R, G), ``pos`` (R, 2) in µm on their own slides,
+        ``slide`` (R,) places in ``graph.reference_slides``, ``spot`` (R,) rows there and
+        ``spot_names``. A reference spot that several targets use is one node. Each edge type has
+        ``edge_index`` (2, E), sorted by receiver, and ``edge_attr`` (E, 1): of ``near`` the
+        distance in µm, of ``refer`` the similarity (the cosine, or the distance less than none),
+        of ``close`` the distance of embedding and expression together. Floats are float32, whole
+        numbers int64. ``graph.slide`` names the slide, ``graph.genes`` the G genes where known.
 
     Raises
     ------
@@ -77,67 +77,36 @@ def build_graph(
     ----------
     arXiv 2603.22821, graph construction.
     """
-    return assemble_graph(target, references, find_edges(target, neighbors, references, config))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Edges:
-    """Who sends to whom, as tables of fixed width with -1 for a missing neighbour."""
-
-    slides: tuple[str, ...]
-    """Names that ``node_R2`` counts in."""
-
-    node_R2: NDArray[np.int64]
-    """(R, 2) slide and spot of each reference node, sorted, no two the same."""
-
-    near_TQ: NDArray[np.int64]
-    """(T, Q) targets near each target."""
-
-    refer_TK: NDArray[np.int64]
-    """(T, K) reference nodes most like each target."""
-
-    close_RC: NDArray[np.int64]
-    """(R, C) reference nodes closest to each reference node."""
-
-
-def find_edges(
-    target: SlideSpots,
-    neighbors: Neighbors,
-    references: Mapping[str, SlideSpots],
-    config: GraphConfig,
-) -> Edges:
-    """Find every edge of a graph; see `build_graph` for the arguments and errors."""
     _check(target, neighbors, references)
     node_R2, refer_TK = _reference_nodes(neighbors)
-    joint_RJ = np.hstack(_features_of(neighbors.slides, node_R2, references))
-    return Edges(
-        slides=neighbors.slides,
-        node_R2=node_R2,
-        near_TQ=(
-            hexagonal_rings(target.centers_S2, config.n_rings) if config.n_rings else target.near_SQ
-        ),
-        refer_TK=refer_TK,
-        close_RC=nearest_within(joint_RJ, config.n_close),
-    )
-
-
-def assemble_graph(
-    target: SlideSpots, references: Mapping[str, SlideSpots], edges: Edges
-) -> HeteroData:
-    """Put features and edges together; see `build_graph` for what comes back."""
-    embedding_RD, expression_RG = _features_of(edges.slides, edges.node_R2, references)
-    graph = HeteroData()
+    nodes = _read_nodes(neighbors.slides, node_R2, references)
+    joint_RJ = np.hstack([nodes.embedding_RD, nodes.expression_RG])
+    target_T2 = _places_um(target)
+    near_E2 = edges_of(torch.from_numpy(target.near_SQ))
+    refer_E2 = edges_of(torch.from_numpy(refer_TK))
+    close_E2 = edges_of(torch.from_numpy(nearest_within(joint_RJ, config.n_close)))
+    graph = HeteroData(slide=target.name, reference_slides=list(neighbors.slides))
+    if target.genes is not None:
+        graph.genes = list(target.genes)
     graph[TARGET].x = torch.from_numpy(target.embedding_SD)
     if target.expression_SG is not None:
         graph[TARGET].y = torch.from_numpy(target.expression_SG)
-    graph[REFERENCE].x = torch.from_numpy(embedding_RD)
-    graph[REFERENCE].y = torch.from_numpy(expression_RG)
-    graph[TARGET].near = torch.from_numpy(edges.near_TQ)
-    graph[TARGET].refer = torch.from_numpy(edges.refer_TK)
-    graph[REFERENCE].close = torch.from_numpy(edges.close_RC)
-    graph[NEAR].edge_index = edges_of(graph[TARGET].near)
-    graph[REFER].edge_index = edges_of(graph[TARGET].refer)
-    graph[CLOSE].edge_index = edges_of(graph[REFERENCE].close)
+    graph[TARGET].pos = torch.from_numpy(target_T2.astype(np.float32))
+    graph[TARGET].spot = torch.arange(len(target.spot_names))
+    graph[TARGET].spot_names = list(target.spot_names)
+    graph[REFERENCE].x = torch.from_numpy(nodes.embedding_RD)
+    graph[REFERENCE].y = torch.from_numpy(nodes.expression_RG)
+    graph[REFERENCE].pos = torch.from_numpy(nodes.place_R2.astype(np.float32))
+    graph[REFERENCE].slide = torch.from_numpy(node_R2[:, 0])
+    graph[REFERENCE].spot = torch.from_numpy(node_R2[:, 1])
+    graph[REFERENCE].spot_names = nodes.names
+    graph[NEAR].edge_index = near_E2
+    graph[NEAR].edge_attr = _lengths(target_T2, near_E2)
+    graph[REFER].edge_index = refer_E2
+    similarity_TK = neighbors.similarity_SK[neighbors.exists_SK]  # in the order of the edges
+    graph[REFER].edge_attr = torch.from_numpy(similarity_TK[:, None].astype(np.float32))
+    graph[CLOSE].edge_index = close_E2
+    graph[CLOSE].edge_attr = _lengths(joint_RJ, close_E2)
     graph.validate()
     return graph
 
@@ -159,44 +128,27 @@ def edges_of(table_VP: Tensor) -> Tensor:
     return torch.stack([table_VP[receiver_E, place_E], receiver_E])
 
 
-def hexagonal_rings(centers_S2: NDArray[np.float64], n_rings: int) -> NDArray[np.int64]:
-    """Find the spots in the first rings around each spot of a hexagonal lattice.
+def table_of(edge_index_2E: Tensor, n_receivers: int) -> Tensor:
+    """Give edges as a table of senders: what `edges_of` spells, as narrow as it can be.
 
     Parameters
     ----------
-    centers_S2
-        (S, 2) x, y in any unit.
-    n_rings
-        1 to 3; ring r lies at most r pitches away.
+    edge_index_2E
+        (2, E) int64; row 0 sends, row 1 receives; in any order.
+    n_receivers
+        V.
 
     Returns
     -------
-    NDArray[np.int64]
-        (S, 3 r (r + 1)) rows, nearest first, ties by row; -1 where the lattice has a gap.
-
-    Raises
-    ------
-    MismatchError
-        If ``n_rings`` is another number: farther rings are no circles.
+    Tensor
+        (V, P) int64 senders of each receiver, -1 where there are fewer than the most.
     """
-    if not 1 <= n_rings <= 3:
-        raise MismatchError(f"{n_rings} rings cannot be told from circles; ask for 1 to 3")
-    most = 3 * n_rings * (n_rings + 1)
-    table_SQ = np.full((len(centers_S2), most), -1, dtype=np.int64)
-    if len(centers_S2) < 2:
-        return table_SQ
-    tree = cKDTree(centers_S2)
-    nearest_S2, _ = tree.query(centers_S2, k=[1, 2])
-    pitch = float(np.median(np.asarray(nearest_S2)[:, 1]))
-    one_E, other_E = tree.query_pairs((n_rings + 0.1) * pitch, output_type="ndarray").T
-    sender_E, receiver_E = np.concatenate([one_E, other_E]), np.concatenate([other_E, one_E])
-    far_E = np.linalg.norm(centers_S2[sender_E] - centers_S2[receiver_E], axis=1)
-    order_E = np.lexsort((sender_E, far_E.round(6), receiver_E))
-    sender_E, receiver_E = sender_E[order_E], receiver_E[order_E]
-    place_E = np.arange(len(receiver_E)) - np.searchsorted(receiver_E, receiver_E)
-    kept_E = place_E < most
-    table_SQ[receiver_E[kept_E], place_E[kept_E]] = sender_E[kept_E]
-    return table_SQ
+    receiver_E, order_E = edge_index_2E[1].sort(stable=True)
+    n_V = receiver_E.bincount(minlength=n_receivers)
+    place_E = torch.arange(len(receiver_E)) - (n_V.cumsum(0) - n_V)[receiver_E]
+    table_VP = edge_index_2E.new_full((n_receivers, int(n_V.max()) if len(n_V) else 0), -1)
+    table_VP[receiver_E, place_E] = edge_index_2E[0, order_E]
+    return table_VP
 
 
 def _check(target: SlideSpots, neighbors: Neighbors, references: Mapping[str, SlideSpots]) -> None:
@@ -237,32 +189,63 @@ def _reference_nodes(neighbors: Neighbors) -> tuple[NDArray[np.int64], NDArray[n
     return np.stack([pair_R >> 32, pair_R & 0xFFFFFFFF], axis=1), refer_TK
 
 
-def _features_of(
+class _Nodes(NamedTuple):
+    """Reference nodes, sorted by slide and spot."""
+
+    embedding_RD: NDArray[np.float32]
+    expression_RG: NDArray[np.float32]
+    place_R2: NDArray[np.float64]
+    names: list[str]
+
+
+def _read_nodes(
     slides: Sequence[str], node_R2: NDArray[np.int64], references: Mapping[str, SlideSpots]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Gather (R, D) embeddings and (R, G) expression of reference nodes, sorted by slide."""
-    embedding, expression = [], []
+) -> _Nodes:
+    embedding, expression, places, names = [], [], [], []
     for position, name in enumerate(slides):
         rows = node_R2[node_R2[:, 0] == position, 1]
         if not len(rows):
             continue
-        embedding.append(references[name].embedding_SD[rows])
-        expression.append(expression_of(references[name])[rows])
+        own = references[name]
+        embedding.append(own.embedding_SD[rows])
+        expression.append(expression_of(own)[rows])
         if not np.isfinite(expression[-1]).all():
             raise MismatchError(
                 f"slide {name} does not list every gene of the panel, so it can be no reference; "
                 "choose genes that all references have"
             )
-    return np.concatenate(embedding), np.concatenate(expression)
+        places.append(_places_um(own)[rows])
+        names += [own.spot_names[row] for row in rows.tolist()]
+    return _Nodes(
+        np.concatenate(embedding), np.concatenate(expression), np.concatenate(places), names
+    )
+
+
+def _places_um(spots: SlideSpots) -> NDArray[np.float64]:
+    return spots.centers_S2 * (spots.microns_per_pixel or np.nan)
+
+
+def _lengths(points_VJ: NDArray[np.floating], edge_index_2E: Tensor) -> Tensor:
+    """Give how far both ends of each edge lie apart: (E, 1) float32."""
+    sender_E, receiver_E = edge_index_2E.numpy()
+    apart_E = np.linalg.norm(points_VJ[sender_E] - points_VJ[receiver_E], axis=1, keepdims=True)
+    return torch.from_numpy(apart_E.astype(np.float32))
 
 
 def tensors_of(graph: HeteroData) -> GraphTensors:
-    """Give the tensors that the network reads of a graph built by `build_graph`."""
+    """Give what the network reads of a graph: features, and edges as tables of senders.
+
+    Raises
+    ------
+    MismatchError
+        If parts of the graph do not fit together.
+    """
+    n_targets, n_references = len(graph[TARGET].x), len(graph[REFERENCE].x)
     return graph_tensors(
         target_TD=graph[TARGET].x,
         reference_RD=graph[REFERENCE].x,
         expression_RG=graph[REFERENCE].y,
-        near_TQ=graph[TARGET].near,
-        refer_TK=graph[TARGET].refer,
-        close_RC=graph[REFERENCE].close,
+        near_TQ=table_of(graph[NEAR].edge_index, n_targets),
+        refer_TK=table_of(graph[REFER].edge_index, n_targets),
+        close_RC=table_of(graph[CLOSE].edge_index, n_references),
     )

@@ -173,6 +173,7 @@ def predict_stored(predictor: Predictor, cohort: Cohort, name: str) -> anndata.A
         centers_S2=slide.centers,
         near_SQ=near_SQ,
         ring=ring,
+        microns_per_pixel=slide.entry.microns_per_pixel,
     )
     origin = Origin(
         slide=name,
@@ -208,6 +209,7 @@ def predict_new(
         centers_S2=slide.centers,
         near_SQ=near_SQ,
         ring=ring,
+        microns_per_pixel=slide.microns_per_pixel,
     )
     origin = Origin(
         slide=slide.name,

@@ -21,7 +21,6 @@ _MOST: Final = 2**31 - 1
 _BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "n_refer": (1, 10_000),
     "n_close": (0, 10_000),
-    "n_rings": (0, 3),
     "hidden_size": (1, _MOST),
     "n_layers": (0, 1_000),
     "n_heads": (1, _MOST),
@@ -81,7 +80,7 @@ def settings_of(run: Run) -> Settings:
     network = record.network or (None if record.committee is not None else {})
     settings = Settings(
         features=_read(FeatureConfig, record.features, "features", where),
-        graph=_read(GraphConfig, record.graph, "graph", where),
+        graph=_read(GraphConfig, _without_rings(record.graph), "graph", where),
         near=_read(NearConfig, record.near, "near", where) if record.near else None,
         rings={
             name: _read(NearRing, ring, f"rings.{name}", where)
@@ -95,6 +94,11 @@ def settings_of(run: Run) -> Settings:
     )
     _check_embeddings(settings.features, record, where)
     return settings
+
+
+def _without_rings(graph: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the choice of an earlier version that nobody made."""
+    return {key: value for key, value in graph.items() if (key, value) != ("n_rings", 0)}
 
 
 def _read(

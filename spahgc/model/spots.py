@@ -91,6 +91,9 @@ class SlideSpots:
     ring: NearRing | None = None
     """How far ``near_SQ`` reaches; None where nobody said."""
 
+    microns_per_pixel: float | None = None
+    """Of full-resolution pixels, in µm; None where unknown."""
+
 
 def read_spots(
     slide: StoredSlide,
@@ -146,6 +149,7 @@ def read_spots(
         genes=panel.genes,
         fingerprint="+".join(slide.entry.encoders[name] for name in features.embeddings),
         wide_SA=wide_SA,
+        microns_per_pixel=slide.entry.microns_per_pixel,
     )
 
 

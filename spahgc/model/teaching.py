@@ -17,8 +17,7 @@ from torch_geometric.data import HeteroData
 from spahgc.index import Neighbors, ReferenceIndex
 from spahgc.model.feature_index import index_features
 from spahgc.model.features import FeatureConfig
-from spahgc.model.graph import GraphConfig
-from spahgc.model.graph_cache import cached_graph
+from spahgc.model.graph import GraphConfig, build_graph
 from spahgc.model.panel_rules import PanelRule
 from spahgc.model.panels import GenePanel, choose_panel, choose_wide
 from spahgc.model.spots import NearConfig, SlideSpots, read_spots
@@ -115,15 +114,9 @@ class TeachingSet:
 
         A slide that `groups` does not know, such as a new image, borrows from all of them.
         """
-        among = self.among(target)
-        self.borrowed.update(among)  # also where the edges were found before
-        return cached_graph(
-            target,
-            {name: self.spots[name] for name in among},
-            lambda: self.search(target, k=self.graph_config.n_refer),
-            config=self.graph_config,
-            searched_in=f"{self.index.record.kind} {self.index.record.metric}",
-        )
+        references = {name: self.spots[name] for name in self.among(target)}
+        neighbors = self.search(target, k=self.graph_config.n_refer)
+        return build_graph(target, neighbors, references, config=self.graph_config)
 
     def among(self, target: SlideSpots) -> list[str]:
         """Name the training slides that a slide may borrow from."""

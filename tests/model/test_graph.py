@@ -10,7 +10,7 @@ import torch
 
 from spahgc.errors import MismatchError
 from spahgc.index import Neighbors, ReferenceIndex
-from spahgc.model.graph import GraphConfig, build_graph, edges_of, hexagonal_rings, tensors_of
+from spahgc.model.graph import GraphConfig, build_graph, edges_of, table_of, tensors_of
 from spahgc.model.spots import SlideSpots, nearest_others
 from spahgc.schema import CLOSE, NEAR, REFER, REFERENCE, TARGET
 
@@ -104,8 +104,11 @@ def test_edges_are_those_of_the_definition(n_targets, sizes, k, n_pool, seed):
     graph = build_graph(target, find(target, references, k), references, config=config)
     assert graph.validate(raise_on_error=True)
 
-    chosen = naive_refer(target, references, k)
-    nodes = sorted({pair for pairs in chosen for pair in pairs})
+    nodes = [
+        (graph.reference_slides[slide], spot)
+        for slide, spot in zip(graph[REFERENCE].slide, graph[REFERENCE].spot.tolist(), strict=True)
+    ]
+    assert nodes == sorted(set(nodes))
     embedding = [references[name].embedding_SD[spot] for name, spot in nodes]
     expression = [references[name].expression_SG[spot] for name, spot in nodes]
     assert np.array_equal(graph[REFERENCE].x.numpy(), np.array(embedding))
@@ -114,28 +117,77 @@ def test_edges_are_those_of_the_definition(n_targets, sizes, k, n_pool, seed):
     assert np.array_equal(graph[TARGET].y.numpy(), target.expression_SG)
 
     refer = received(graph, REFER, n_targets)
-    assert [[nodes[sender] for sender in senders] for senders in refer] == chosen
+    for own, senders, chosen in zip(
+        target.embedding_SD, refer, naive_refer(target, references, k), strict=True
+    ):
+        assert len(set(senders)) == len(senders)
+        if n_pool is None:
+            assert [nodes[sender] for sender in senders] == chosen
+        found = [cosine(own, embedding[sender]) for sender in senders]
+        expected = [cosine(own, references[name].embedding_SD[spot]) for name, spot in chosen]
+        assert found == pytest.approx(expected, abs=1e-6)  # as alike, whichever of equals
     assert_nearest(received(graph, NEAR, n_targets), target.centers_S2, 6)
     joint = [[*z, *y] for z, y in zip(embedding, expression, strict=True)]
     assert_nearest(received(graph, CLOSE, len(nodes)), joint, config.n_close)
 
 
 @pytest.mark.parametrize(("n_targets", "sizes", "k", "n_pool"), CASES)
-def test_tables_and_edges_say_the_same(n_targets, sizes, k, n_pool):
+def test_the_network_reads_the_same_edges_as_a_table(n_targets, sizes, k, n_pool):
     target = draw_spots("A", n_targets, n_pool=n_pool)
     references = {name: draw_spots(name, size, n_pool=n_pool) for name, size in sizes.items()}
     graph = build_graph(
         target, find(target, references, k), references, config=GraphConfig(n_refer=k)
     )
-    for table, edge_type, width in [
-        (graph[TARGET].near, NEAR, 6),
-        (graph[TARGET].refer, REFER, k),
-        (graph[REFERENCE].close, CLOSE, 3),
+    tensors = tensors_of(graph)
+    for table, exists, edge_type in [
+        (tensors.near_TQ, tensors.near_mask_TQ, NEAR),
+        (tensors.refer_TK, tensors.refer_mask_TK, REFER),
+        (tensors.close_RC, tensors.close_mask_RC, CLOSE),
     ]:
-        assert table.dtype == torch.int64
-        assert table.shape[1] == width
         senders = received(graph, edge_type, len(table))
-        assert [[s for s in row if s >= 0] for row in table.tolist()] == senders
+        assert [row[own].tolist() for row, own in zip(table, exists, strict=True)] == senders
+
+
+def test_edges_in_any_order_make_the_same_table():
+    edge_index = torch.tensor([[2, 0, 1, 0, 4], [0, 2, 2, 4, 2]])
+    expected = [[2, -1, -1], [-1, -1, -1], [0, 1, 4], [-1, -1, -1], [0, -1, -1], [-1, -1, -1]]
+    assert table_of(edge_index, 6).tolist() == expected
+    assert edges_of(table_of(edge_index, 6)).tolist() == [[2, 0, 1, 4, 0], [0, 2, 2, 2, 4]]
+    later = edge_index[:, [3, 0, 1, 2, 4]]
+    assert torch.equal(table_of(later, 6), table_of(edge_index, 6))
+    assert table_of(edge_index[:, :0], 3).shape == (3, 0)
+    assert table_of(edge_index[:, :0], 0).shape == (0, 0)
+
+
+def test_nodes_and_edges_say_where_they_lie_and_how_alike_they_are():
+    target = replace(draw_spots("A", 20), microns_per_pixel=0.5)
+    references = {
+        name: replace(draw_spots(name, 9), microns_per_pixel=scale, spot_names=tuple("abcdefghi"))
+        for name, scale in [("B", 2.0), ("C", None)]
+    }
+    graph = build_graph(target, find(target, references, 7), references, config=GraphConfig())
+    assert graph.slide == "A"
+    assert graph.reference_slides == ["B", "C"]
+    assert graph[TARGET].spot_names == list(target.spot_names)
+    np.testing.assert_allclose(graph[TARGET].pos, target.centers_S2 * 0.5)
+    sender, receiver = graph[NEAR].edge_index
+    far = (graph[TARGET].pos[sender] - graph[TARGET].pos[receiver]).norm(dim=1)
+    torch.testing.assert_close(graph[NEAR].edge_attr[:, 0], far)
+    sender, receiver = graph[REFER].edge_index
+    own, other = graph[TARGET].x[receiver], graph[REFERENCE].x[sender]
+    alike = torch.cosine_similarity(own, other, dim=1)
+    torch.testing.assert_close(graph[REFER].edge_attr[:, 0], alike, rtol=0, atol=1e-6)
+    sender, receiver = graph[CLOSE].edge_index
+    joint = torch.cat([graph[REFERENCE].x, graph[REFERENCE].y], dim=1)
+    far = (joint[sender] - joint[receiver]).norm(dim=1)
+    torch.testing.assert_close(graph[CLOSE].edge_attr[:, 0], far)
+    for node in range(graph[REFERENCE].num_nodes):
+        slide = graph.reference_slides[graph[REFERENCE].slide[node]]
+        row = int(graph[REFERENCE].spot[node])
+        assert graph[REFERENCE].spot_names[node] == "abcdefghi"[row]
+        assert np.array_equal(graph[REFERENCE].x[node], references[slide].embedding_SD[row])
+        place = references[slide].centers_S2[row] * (references[slide].microns_per_pixel or np.nan)
+        np.testing.assert_allclose(graph[REFERENCE].pos[node], place)
 
 
 def test_a_reference_that_many_use_is_one_node():
@@ -198,40 +250,6 @@ def test_a_reference_without_a_gene_of_the_panel_is_refused():
     found = find(target, {"B": reference}, 7)
     with pytest.raises(MismatchError, match="slide B does not list every gene"):
         build_graph(target, found, {"B": reference}, config=GraphConfig())
-
-
-def hexagonal_lattice(n_rows, n_columns):
-    row, column = np.divmod(np.arange(n_rows * n_columns), n_columns)
-    return np.stack([100.0 * column + 50.0 * (row % 2), 100.0 * row * 3**0.5 / 2], axis=1)
-
-
-@pytest.mark.parametrize("n_rings", [1, 2, 3])
-def test_rings_are_the_steps_it_takes_on_the_lattice(n_rings):
-    centers_S2 = np.delete(hexagonal_lattice(9, 8), [0, 20, 41], axis=0)  # with gaps
-    far_SS = np.linalg.norm(centers_S2[:, None] - centers_S2[None], axis=2)
-    row_S, column_S = (centers_S2[:, 1] / (50 * 3**0.5)).round(), centers_S2[:, 0] / 50
-    rows_SS = np.abs(row_S[:, None] - row_S[None])
-    halves_SS = np.abs(column_S[:, None] - column_S[None]).round()
-    steps_SS = rows_SS + np.maximum(0, (halves_SS - rows_SS) / 2)
-    table_SQ = hexagonal_rings(centers_S2, n_rings)
-    assert table_SQ.shape[1] == 3 * n_rings * (n_rings + 1)
-    for spot, found in enumerate(table_SQ):
-        expected = np.flatnonzero((steps_SS[spot] <= n_rings) & (steps_SS[spot] > 0))
-        assert sorted(found[found >= 0]) == sorted(expected)
-        assert (np.diff(far_SS[spot, found[found >= 0]]) > -1e-6).all()
-
-
-def test_a_border_spot_has_fewer_in_its_ring_than_nearest():
-    target = draw_spots("A", 30)
-    object.__setattr__(target, "centers_S2", hexagonal_lattice(5, 6))
-    references = {"B": draw_spots("B", 9)}
-    graph = build_graph(
-        target, find(target, references, 7), references, config=GraphConfig(n_rings=1)
-    )
-    assert (graph[TARGET].near >= 0).sum(dim=1).min() == 2  # a corner
-    assert (graph[TARGET].near >= 0).sum(dim=1).max() == 6
-    with pytest.raises(MismatchError, match="4 rings"):
-        hexagonal_rings(target.centers_S2, 4)
 
 
 @pytest.mark.real

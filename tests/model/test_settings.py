@@ -139,7 +139,7 @@ def test_a_forged_run_is_refused_in_one_line_or_used(grown, folders, name):
             {"committee": {"n_components": 0}},
             "its committee.n_components is 0, expected a whole number from 1 to ",
         ),
-        ({"graph": {"n_refer": 7}}, "its graph lacks n_close, n_rings, expected n_refer, n_close"),
+        ({"graph": {"n_refer": 7}}, "its graph lacks n_close, expected n_refer, n_close"),
         ({"features": {"embeddings": "tiny"}}, "its features lacks signed_root, standardise"),
         (
             {"features": {"embeddings": ["big"], "signed_root": False, "standardise": True}},
