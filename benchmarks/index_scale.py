@@ -317,7 +317,7 @@ def make_store(folder: Path, n_spots: int) -> None:
         )
         add_slide(store, slide)
         stored = open_cohort(folder / "data.zarr")[slide.name]
-        draft = EmbeddingDraft(stored, "large", fingerprint={"v": 1}, size=SIZE, is_half=True)
+        draft = EmbeddingDraft(stored, "large", fingerprint={"v": 1}, size=SIZE)
         vectors = draw_slide(number, n_own)
         for rows in draft.missing():
             draft.write(rows, vectors[rows.start : rows.stop])

@@ -13,9 +13,7 @@ H hidden size, U = 2 H, N heads, W = H / N, E = B K edges
 from collections.abc import Iterable, Sequence
 from typing import Final, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -43,8 +41,7 @@ def ask_network(network: SpaHGC, graph: GraphTensors, *, block: int = BLOCK) -> 
     network
         In eval mode.
     graph
-        Of a whole slide, its spots in any order; in the order of `spatial_order` a block's
-        neighbours are mostly its own.
+        Of a whole slide, its spots in any order.
     block
         Most target spots at once.
 
@@ -65,28 +62,6 @@ def ask_network(network: SpaHGC, graph: GraphTensors, *, block: int = BLOCK) -> 
         pooled_BH = network.pooling(nodes.target_TH[rows], nodes.reference_RH[used_R], refer)
         parts.append(network.head(pooled_BH))
     return torch.cat(parts)
-
-
-def spatial_order(centers_S2: NDArray[np.float64], *, block: int = BLOCK) -> NDArray[np.int64]:
-    """Order spots so that every stretch of ``block`` of them is a compact piece of the slide.
-
-    Returns
-    -------
-    NDArray[np.int64]
-        (S,) rows; pieces are halved across their longer side until they are small enough.
-    """
-    waiting, order = [np.arange(len(centers_S2))], []
-    while waiting:
-        rows_B = waiting.pop()
-        if len(rows_B) <= block:
-            order.append(rows_B)
-            continue
-        places_B2 = centers_S2[rows_B]
-        axis = int(np.argmax(np.ptp(np.nan_to_num(places_B2), axis=0)))
-        rows_B = rows_B[np.argsort(places_B2[:, axis], kind="stable")]
-        n_first = -(-len(rows_B) // block) // 2 * block  # whole blocks, so that none is cut
-        waiting += [rows_B[n_first:], rows_B[:n_first]]
-    return np.concatenate(order) if order else np.arange(0)
 
 
 def _pass_layer(

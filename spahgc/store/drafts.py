@@ -51,7 +51,6 @@ class EmbeddingDraft:
         fingerprint: Mapping[str, Any],
         size: int,
         notes: Mapping[str, Any] | None = None,
-        is_half: bool = False,
     ) -> None:
         """Start or resume an embedding.
 
@@ -67,8 +66,6 @@ class EmbeddingDraft:
             D, its columns.
         notes
             What else is worth keeping beside it: ``licence``, padding, …
-        is_half
-            Keep float16: half the room, three digits of each number.
         """
         self.slide = slide
         self.name = name
@@ -77,7 +74,6 @@ class EmbeddingDraft:
         self._location = slide.store.location
         self._location.refuse_reading_only()
         self._notes = dict(notes or {})
-        self._dtype = np.float16 if is_half else np.float32
         self._record: dict[str, Any] = {
             "fingerprint": dict(fingerprint),
             "fingerprint_digest": self.digest,
@@ -191,7 +187,7 @@ class EmbeddingDraft:
         return zarr.create_array(
             place,
             shape=self._shape,
-            dtype=self._dtype,
+            dtype=np.float32,
             chunks=(CHUNK_ROWS, size),
             shards=(rows, size),
             compressors=[Crc32cCodec()],  # the noise of floats does not compress

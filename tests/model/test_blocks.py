@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from spahgc.model.blocks import ask_network, spatial_order
+from spahgc.model.blocks import ask_network
 from spahgc.model.network import NetworkConfig, SpaHGC, graph_tensors
 
 N_GENES = 5
@@ -80,13 +80,3 @@ def test_targets_far_apart_that_share_a_reference_hear_of_each_other():
 
 def test_no_gradient_is_kept():
     assert not ask_network(draw_network(), draw_graph(), block=10).requires_grad
-
-
-@pytest.mark.parametrize("n_spots", [0, 1, 100, 1000, 1037])
-def test_spots_are_ordered_into_compact_pieces(n_spots):
-    centers_S2 = np.random.default_rng(0).uniform(0, 100, (n_spots, 2))
-    order = spatial_order(centers_S2, block=100)
-    assert sorted(order) == list(range(n_spots))
-    pieces = [order[start : start + 100] for start in range(0, n_spots, 100)]
-    areas = [np.prod(np.ptp(centers_S2[piece], axis=0)) for piece in pieces if len(piece) > 1]
-    assert sum(areas) <= 1.05 * 100 * 100
