@@ -169,7 +169,7 @@ def check_folds(cohort: Cohort, folds: Sequence[Fold], *, configs: Sequence[RunC
             known = (*fold.train, *fold.validation)
             for embedding in config.features.embeddings:
                 cohort.fingerprint(embedding, (*known, *fold.test))
-            cohort.shared_genes((*known, *fold.test), named)
+            named.refuse_apart({name: cohort[name] for name in (*known, *fold.test)})
             genes = cohort.shared_genes(known, named)
             rule = find_listed(cohort, known, config.panel_rule, named)
             GenePanel(genes=rule.genes, rule=str(rule)).columns(genes)

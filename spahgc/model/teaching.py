@@ -174,7 +174,7 @@ def gather_teaching(
         names none of them as they do.
     """
     known = (*fold.train, *fold.validation)
-    cohort.shared_genes((*known, *fold.test), gene_names)
+    gene_names.refuse_apart({name: cohort[name] for name in (*known, *fold.test)})
     panel_rule = find_listed(cohort, known, panel_rule, gene_names)
     counts, genes = read_known(cohort, known, gene_names)
     return TeachingSet(

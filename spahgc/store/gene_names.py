@@ -103,13 +103,25 @@ class GeneNames:
             If there is none, or hardly one because some slides have Ensembl ids and others
             symbols; the text says what lets them meet.
         """
+        self.refuse_apart(slides)
         shared = _shared([self.of(slide) for slide in slides.values()])
-        if not len(shared) or (
-            len(shared) < FEWEST_SHARED * min(len(slide.genes) for slide in slides.values())
-            and len({_has_ids(slide.genes.index) for slide in slides.values()}) > 1
-        ):
-            raise MismatchError(self._why_apart(slides, n_shared=len(shared)))
+        if not len(shared):
+            raise MismatchError(self._why_apart(slides, n_shared=0))
         return [str(gene) for gene in shared]
+
+    def refuse_apart(self, slides: Mapping[str, StoredSlide]) -> None:
+        """Refuse slides that hardly share a gene as some go by Ensembl ids and others by symbols.
+
+        Raises
+        ------
+        MismatchError
+            If they do; the text says what lets them meet.
+        """
+        if len({_has_ids(slide.genes.index) for slide in slides.values()}) < 2:
+            return
+        n_shared = len(_shared([self.of(slide) for slide in slides.values()]))
+        if n_shared < max(1, FEWEST_SHARED * min(len(slide.genes) for slide in slides.values())):
+            raise MismatchError(self._why_apart(slides, n_shared=n_shared))
 
     def find(self, listed: Sequence[str], slides: Mapping[str, StoredSlide]) -> tuple[str, ...]:
         """Give the names of genes that a list names by id or by symbol, in its order.

@@ -4,19 +4,23 @@ import json
 import sys
 from collections.abc import Mapping
 from types import NoneType, UnionType
-from typing import Any, Final, Union, get_args, get_origin
+from typing import Any, Final, Literal, Union, get_args, get_origin
 
 LONGEST: Final = 60
 """Characters shown of what was found."""
 
 
 def fits(value: object, kind: Any) -> bool:  # noqa: ANN401  any annotation
-    """Whether ``value`` is what an annotation says: plain types, mappings, tuples and unions."""
+    """Whether ``value`` is what an annotation says: plain types, mappings, tuples,
+    unions and choices of text.
+    """
     origin, parts = get_origin(kind), get_args(kind)
     if kind is Any:
         return True
     if origin in {Union, UnionType}:
         return any(fits(value, part) for part in parts)
+    if origin is Literal:
+        return isinstance(value, str) and value in parts
     if origin is tuple:
         return isinstance(value, tuple) and all(fits(item, parts[0]) for item in value)
     if origin is Mapping:
@@ -39,6 +43,8 @@ def spell_kind(kind: Any) -> str:  # noqa: ANN401  any annotation
     origin, parts = get_origin(kind), get_args(kind)
     if origin in {Union, UnionType}:
         return " or ".join(map(spell_kind, parts))
+    if origin is Literal:
+        return f"one of {', '.join(parts)}"
     if origin is tuple:
         return f"a list of {spell_kind(parts[0])}"
     if origin is Mapping:

@@ -133,6 +133,10 @@ def test_a_forged_run_is_refused_in_one_line_or_used(grown, folders, name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"training": {"precision": "float8"}},
+            'its training.precision is "float8", expected one of float32, bfloat16, float16',
+        ),
         ({"training": {"seed": "0"}}, 'its training.seed is "0", expected a whole number'),
         ({"training": {"losses": 3}}, "its training.losses is 3, expected an object"),
         (
