@@ -129,12 +129,18 @@ def mean_pcc(first_SG: np.ndarray, second_SG: np.ndarray) -> float:
 
 def tell_levels(means: list[pd.DataFrame]) -> None:
     """Print how far the slides' means of a gene lie apart, on average over the common genes."""
-    genes = set.intersection(*(set(mean.index) for mean in means))
-    print(f"{len(means)} slides, {len(genes)} genes common to all panels; standard deviation over ")
+    genes = sorted(set.intersection(*(set(mean.index) for mean in means)))
+    measured, predicted = (
+        pd.DataFrame([mean.loc[genes, kind] for mean in means]).reset_index(drop=True)
+        for kind in ("measured", "predicted")
+    )
+    print(f"{len(means)} slides, {len(genes)} genes common to all panels; standard deviation over")
     print("slides of a gene's mean over the spots, averaged over genes:")
-    for kind in ("measured", "predicted"):
-        table = pd.DataFrame([mean.loc[sorted(genes), kind] for mean in means])
+    others = (measured.sum() - measured) / (len(means) - 1)
+    spreads = {"measured": measured, "predicted": predicted, "mean of the other slides": others}
+    for kind, table in spreads.items():
         print(f"  {kind}: {table.std(ddof=1).mean():.3f}")
+    print(f"correlation of the two over slides: {measured.corrwith(predicted).mean():+.2f}")
 
 
 def tell_windows(rows: pd.DataFrame) -> None:

@@ -26,8 +26,8 @@ from spahgc.store.table import describe_pictures, drawn_width
 
 UNKNOWN_DIAMETER_PX: Final = 100.0
 FEWEST_SPOTS: Final = 30
-"""On smaller pieces of real slides, each predicted by itself, the mean correlation with the whole
-slide's prediction of the same spots fell below .9 (``benchmarks/cropped_slides.py``)."""
+"""Pieces of real slides as large as that, each predicted by itself, correlate above .9 with the
+whole slide's prediction of these spots; of 20 some did not (``benchmarks/cropped_slides.py``)."""
 OTHER_RING: Final = 1.25
 """How much farther or less far near spots may reach than in training before that is said."""
 COARSER: Final = 2.0
