@@ -11,16 +11,12 @@ LONGEST: Final = 60
 
 
 def fits(value: object, kind: Any) -> bool:  # noqa: ANN401  any annotation
-    """Whether ``value`` is what an annotation says: plain types, mappings, tuples,
-    unions and choices of text.
-    """
+    """Whether ``value`` is what an annotation says: plain types and texts, mappings, tuples, unions."""
     origin, parts = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return True
+    if kind is Any or origin is Literal:
+        return kind is Any or (isinstance(value, str) and value in parts)
     if origin in {Union, UnionType}:
         return any(fits(value, part) for part in parts)
-    if origin is Literal:
-        return isinstance(value, str) and value in parts
     if origin is tuple:
         return isinstance(value, tuple) and all(fits(item, parts[0]) for item in value)
     if origin is Mapping:
