@@ -11,7 +11,7 @@ LONGEST: Final = 60
 
 
 def fits(value: object, kind: Any) -> bool:  # noqa: ANN401  any annotation
-    """Whether ``value`` is what an annotation says: plain types and texts, mappings, tuples, unions."""
+    """Whether ``value`` is what an annotation says, of plain types, mappings, tuples, unions."""
     origin, parts = get_origin(kind), get_args(kind)
     if kind is Any or origin is Literal:
         return kind is Any or (isinstance(value, str) and value in parts)
