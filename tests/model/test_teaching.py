@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from spahgc.errors import MismatchError
 from spahgc.index import ReferenceIndex
@@ -51,7 +52,9 @@ def assert_same(first, second):
     assert first.metadata() == second.metadata()
     for one, other in zip(first.stores, second.stores, strict=True):
         assert list(one.keys()) == list(other.keys())
-        assert all(one[key].equal(other[key]) for key in list(one.keys()))
+        for key, value in one.items():
+            is_tensor = isinstance(value, torch.Tensor)
+            assert value.equal(other[key]) if is_tensor else value == other[key], key
 
 
 @pytest.mark.parametrize("rule", ["hvg:5", "heg:5"])

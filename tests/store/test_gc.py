@@ -3,13 +3,11 @@
 import os
 import time
 from datetime import timedelta
-from functools import partial
 
 import numpy as np
 import pytest
 
 from spahgc.errors import DamagedStoreError
-from spahgc.store import layout
 from spahgc.store.care import collect_garbage, verify_store
 from spahgc.store.cohort import open_cohort
 from spahgc.store.drafts import EmbeddingDraft
@@ -78,20 +76,6 @@ def test_a_version_that_a_reader_may_have_open_is_spared_beside_a_damaged_slide(
     check_whole({("A1", 0): before["A1"], ("A1", 1): open_cohort(store.path)["A1"]})
     assert (store.path / before["D1"].entry.group / "X/data/c/0").exists()
     assert verify_store(store.path) == []
-
-
-def test_the_parts_of_an_index_that_was_damaged_are_spared(store):
-    part = store.put_blob(partial(layout.index_part_key, "near"), b"an array")
-    for arrays in ({"centers": part}, {}):
-        record = {"arrays": arrays, "pieces": {}}
-        digest = store.put_document(partial(layout.index_key, "near"), record)
-        store.commit(lambda head, d=digest: head.with_index("near", d), message="index near")
-    _, first = store.history()
-    old = first.indexes["near"]
-    (store.path / layout.index_key("near", old)).write_text("{")
-    grow_old(store.path)
-    assert collect_garbage(store.path) == []
-    assert (store.path / layout.index_part_key("near", part)).read_bytes() == b"an array"
 
 
 def test_nothing_is_removed_where_a_commit_of_late_is_missing(store):

@@ -328,7 +328,7 @@ def test_an_index_of_pickles_is_refused(place, tmp_path):
     store = open_store(place)
     buffer = io.BytesIO()
     np.save(buffer, np.array([Trap()], dtype=object), allow_pickle=True)
-    part = store.put_blob(lambda digest: layout.index_part_key("lite0", digest), buffer.getvalue())
+    part = store.put_blob(lambda digest: f"indexes/lite0/{digest}.npy", buffer.getvalue())
     record = store.read_document(
         lambda digest: layout.index_key("lite0", digest), store.head.indexes["lite0"]
     )
