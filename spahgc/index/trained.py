@@ -57,7 +57,7 @@ def train_lists(
         ``cosine`` or ``l2``.
     """
     size = sample_SD.shape[1]
-    stored_as = "SQfp16" if kind == "ivf" else f"PQ{bytes_for(size)}x8"
+    stored_as = "SQfp16" if kind == "ivf" else f"PQ{bytes_for(size)}x8np"  # no polysemous codes
     lists = faiss.index_factory(size, f"IVF{n_lists},{stored_as}", FAISS_METRIC[metric])
     for clustering in (lists.cp, *([lists.pq.cp] if kind == "ivfpq" else [])):
         clustering.niter = 10
