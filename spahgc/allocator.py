@@ -58,7 +58,7 @@ def keep_freed_memory() -> bool:
 def objects_left_alone() -> Iterator[None]:
     """Spare Python's garbage collector, for a while, to look through what there is already.
 
-    torch, Numba and what else is loaded are half a million objects: .3 s each time.
+    torch and what else is loaded are half a million objects: .3 s each time.
     """
     if gc.get_freeze_count():  # somebody does so already
         yield
