@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 
 from spahgc.errors import DamagedStoreError, MismatchError, MissingError
-from spahgc.index.local_files import LocalLists
+from spahgc.index.local_files import LocalLists, digest_centroids
 from spahgc.index.recall import K, RecallTest, make_recall_test
 from spahgc.index.records import (
     IndexRecord,
@@ -218,16 +218,15 @@ def _open_trained(
         min_recall = (
             record.recall.get("min_recall", MIN_RECALL) if min_recall is None else min_recall
         )
-    content_of = {
-        slide: f"{content} {record.fingerprint}" for slide, content in record.slides.items()
-    }
+    made_of = f"{digest_centroids(trained)} {record.fingerprint}"
+    content_of = {slide: f"{made_of} {content}" for slide, content in record.slides.items()}
 
     def parts() -> Iterator[tuple[str, Any]]:
         for slide in sorted(record.slides):
             part = local.read_part(trained, content_of[slide], cohort[slide].n_spots)
             if part is None:
                 part = fill_lists(trained, read(slide))
-                local.write_part(trained, content_of[slide], part)
+                local.write_part(content_of[slide], part)
             yield slide, part
 
     search = TrainedSearch(
@@ -237,7 +236,7 @@ def _open_trained(
         metric=record.metric,
         n_probes=record.settings.get("n_probes", 1),
     )
-    local.keep_only(trained, set(content_of.values()))
+    local.keep_only(content_of.values())
     if min_recall is None:
         return search, dict(record.recall)
     test = make_recall_test(list(record.slides), read, metric=record.metric)

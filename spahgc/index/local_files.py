@@ -5,7 +5,7 @@ again from the store's embeddings wherever this machine has not made it before.
 """
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class LocalLists:
 
     def read_part(self, trained: Any, content: str, n_spots: int) -> Any:  # noqa: ANN401
         """Read one slide's lists, or None where these spots were not sorted yet."""
-        lists = self._read(_part_name(trained, content), _read_lists)
+        lists = self._read(_part_name(content), _read_lists)
         if lists is None:
             return None
         part = faiss.clone_index(trained)
@@ -44,15 +44,18 @@ class LocalLists:
         part.ntotal = lists.compute_ntotal()
         return part if part.ntotal == n_spots else None
 
-    def write_part(self, trained: Any, content: str, part: Any) -> None:  # noqa: ANN401
-        """Keep one slide's lists, their centroids left out; ``content`` digests its embeddings."""
-        self._write(_part_name(trained, content), _write_lists, part)
+    def write_part(self, content: str, part: Any) -> None:  # noqa: ANN401
+        """Keep one slide's lists, their centroids left out.
 
-    def keep_only(self, trained: Any, contents: set[str]) -> None:  # noqa: ANN401
+        ``content`` digests the centroids and the slide's embeddings.
+        """
+        self._write(_part_name(content), _write_lists, part)
+
+    def keep_only(self, contents: Iterable[str]) -> None:
         """Delete the files of slides that are no longer in the index."""
         if self._folder is None or not self._folder.is_dir():
             return
-        wanted = {"trained.faiss", *(_part_name(trained, content) for content in contents)}
+        wanted = {"trained.faiss", *map(_part_name, contents)}
         for path in self._folder.glob("*.faiss"):
             if path.name not in wanted:
                 path.unlink(missing_ok=True)
@@ -66,15 +69,23 @@ class LocalLists:
             return None
 
     def _write(self, name: str, write: Callable[[Any, str], None], lists: Any) -> None:  # noqa: ANN401
+        """Keep a file whole or not at all; where it cannot be written, nothing is kept."""
         if self._folder is None:
             return
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         unfinished = self._folder / f".{name}.{uuid.uuid4().hex}"
         try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             write(lists, str(unfinished))
             unfinished.replace(self._folder / name)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        except (OSError, RuntimeError):  # faiss raises the latter, as on a full disk
+            if unfinished.exists():
+                unfinished.unlink()
+
+
+def digest_centroids(trained: Any) -> str:  # noqa: ANN401
+    """Digest what slides are sorted by."""
+    centroids_CD = trained.quantizer.reconstruct_n(0, trained.nlist)
+    return sha256(centroids_CD.tobytes()).hexdigest()
 
 
 def _read_lists(path: str) -> Any:  # noqa: ANN401
@@ -85,6 +96,5 @@ def _write_lists(part: Any, path: str) -> None:  # noqa: ANN401
     faiss.write_InvertedLists(part.invlists, faiss.FileIOWriter(path))
 
 
-def _part_name(trained: Any, content: str) -> str:  # noqa: ANN401
-    centroids = trained.quantizer.reconstruct_n(0, trained.nlist)
-    return f"{sha256(centroids.tobytes() + content.encode()).hexdigest()[:32]}.faiss"
+def _part_name(content: str) -> str:
+    return f"{sha256(content.encode()).hexdigest()[:32]}.faiss"

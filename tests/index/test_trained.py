@@ -243,6 +243,14 @@ def test_files_that_do_not_fit_are_made_again(store, cache, kind, spoil):
     assert_same(reopen(store).search_slide("B1", k=5, exclude_slides=()), expected)
 
 
+def test_where_no_file_can_be_kept_the_index_is_used_all_the_same(store, cache):
+    cache.write_text("no folder")
+    built = build(store, "ivf", min_recall=0.8)
+    expected = built.search_slide("B1", k=5, exclude_slides=())
+    assert_same(reopen(store).search_slide("B1", k=5, exclude_slides=()), expected)
+    assert cache.read_text() == "no folder"
+
+
 def test_too_little_recall_is_refused_with_what_to_change(store):
     with pytest.raises(MismatchError, match=r"finds \d\.\d+ .*--min-recall.*use `--kind ivf`"):
         build(store, "ivfpq", min_recall=1.01)
