@@ -7,7 +7,7 @@ S queries, D embedding size, K neighbours
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from spahgc.index.faiss_library import faiss, n_gpus
 from spahgc.index.neighbors import Neighbors, keep_nearest
 from spahgc.index.vectors import FAISS_METRIC, Metric, ReadVectors, check_size, to_distance
+
+Found: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""(S, K) scores as faiss gives them, and positions, -1 where there are fewer."""
 
 
 class FlatSearch:
@@ -31,15 +34,19 @@ class FlatSearch:
 
     def search(self, query_SD: NDArray[np.float32], names: Sequence[str], *, k: int) -> Neighbors:
         """Find the ``k`` nearest spots of prepared queries on the slides in ``names``."""
-        score_SK, id_SK = search_parts(
-            [self._vectors_of(name) for name in names],
-            query_SD,
-            k=k,
-            metric=self._metric,
-            owners=[f"slide {name}" for name in names],
+        best, bounds = no_result(len(query_SD), k, metric=self._metric), [0]
+        for name in names:
+            vectors_SD = self._vectors_of(name)
+            check_size(query_SD, vectors_SD.shape[1], owner=f"slide {name}")
+            if len(query_SD) and len(vectors_SD):
+                score_SK, id_SK = _knn(query_SD, vectors_SD, min(k, len(vectors_SD)), self._metric)
+                best = merge_found(best, (score_SK, id_SK + bounds[-1]), metric=self._metric)
+            bounds.append(bounds[-1] + len(vectors_SD))
+        slide_SK, spot_SK = locate(best[1], np.array(bounds))
+        distance_SK = to_distance(best[0], metric=self._metric)
+        return keep_nearest(
+            distance_SK, slide_SK, spot_SK, slides=tuple(names), metric=self._metric, k=k
         )
-        bounds = np.cumsum([0, *(len(self._vectors[name]) for name in names)])
-        return name_spots(score_SK, id_SK, bounds, slides=tuple(names), metric=self._metric)
 
     def _vectors_of(self, name: str) -> NDArray[np.float32]:
         if name not in self._vectors:
@@ -47,91 +54,51 @@ class FlatSearch:
         return self._vectors[name]
 
 
-def search_parts(
-    parts: Sequence[NDArray[np.float32]],
-    query_SD: NDArray[np.float32],
-    *,
-    k: int,
-    metric: Metric,
-    owners: Sequence[str],
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Search arrays one after the other as if they were one.
-
-    Returns
-    -------
-    tuple
-        (S, k) scores as faiss gives them, and positions counted through all parts; -1 where
-        there are fewer than ``k``.
-    """
-    worst = -np.inf if metric == "cosine" else np.inf
-    score_SK = np.full((len(query_SD), k), worst, np.float32)
-    id_SK = np.full((len(query_SD), k), -1)
-    start = 0
-    for vectors_SD, owner in zip(parts, owners, strict=True):
-        check_size(query_SD, vectors_SD.shape[1], owner=owner)
-        if len(query_SD) and len(vectors_SD):
-            found = _knn(query_SD, vectors_SD, min(k, len(vectors_SD)), metric)
-            score_SK, id_SK = merge_found(
-                (score_SK, id_SK), (found[0], found[1] + start), metric=metric
-            )
-        start += len(vectors_SD)
-    return score_SK, id_SK
+def no_result(n_queries: int, k: int, *, metric: Metric) -> Found:
+    """Give what faiss finds where there is nothing."""
+    return np.full((n_queries, k), _worst(metric), np.float32), np.full((n_queries, k), -1)
 
 
-def merge_found(
-    one: tuple[NDArray[np.float32], NDArray[np.int64]],
-    other: tuple[NDArray[np.float32], NDArray[np.int64]],
-    *,
-    metric: Metric,
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def merge_found(one: Found, other: Found, *, metric: Metric) -> Found:
     """Keep the best of two sorted results for the same queries, as many as the first has."""
-    k = one[0].shape[1]
-    is_product = metric == "cosine"
-    missing = ((0, 0), (0, k - other[0].shape[1]))
-    worst = -np.inf if is_product else np.inf
-    padded = (
-        np.pad(other[0], missing, constant_values=worst),
-        np.pad(other[1], missing, constant_values=-1),
-    )
-    merged: tuple[NDArray[np.float32], NDArray[np.int64]] = faiss.merge_knn_results(
-        np.stack([one[0], padded[0]]), np.stack([one[1], padded[1]]), keep_max=is_product
+    missing = ((0, 0), (0, one[0].shape[1] - other[0].shape[1]))
+    score_SK = np.pad(other[0], missing, constant_values=_worst(metric))
+    id_SK = np.pad(other[1], missing, constant_values=-1)
+    merged: Found = faiss.merge_knn_results(
+        np.stack([one[0], score_SK]), np.stack([one[1], id_SK]), keep_max=metric == "cosine"
     )
     return merged
 
 
-def name_spots(
-    score_SK: NDArray[np.float32],
-    id_SK: NDArray[np.int64],
-    bounds: NDArray[np.int64],
-    *,
-    slides: tuple[str, ...],
-    metric: Metric,
-) -> Neighbors:
-    """Turn positions in many slides, one after the other, into slides and spots.
+def locate(
+    id_SK: NDArray[np.int64], bounds: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Turn positions in many slides, one after the other, into slides and rows on them.
 
     Parameters
     ----------
-    score_SK, id_SK
-        As `search_parts` gives them.
+    id_SK
+        (S, K) positions, -1 for none.
     bounds
         First position of each slide, then the number of all.
-    slides
-        Names of the slides, sorted.
-    metric
-        Of the scores.
+
+    Returns
+    -------
+    tuple
+        (S, K) each; -1 for none.
     """
     slide_SK = np.where(id_SK < 0, -1, np.searchsorted(bounds, id_SK, side="right") - 1)
-    spot_SK = np.where(id_SK < 0, -1, id_SK - bounds[slide_SK])
-    distance_SK = to_distance(score_SK, metric=metric)
-    return keep_nearest(
-        distance_SK, slide_SK, spot_SK, slides=slides, metric=metric, k=score_SK.shape[1]
-    )
+    return slide_SK, np.where(id_SK < 0, -1, id_SK - bounds[slide_SK])
+
+
+def _worst(metric: Metric) -> float:
+    return -np.inf if metric == "cosine" else np.inf
 
 
 def _knn(
     query_SD: NDArray[np.float32], vectors_SD: NDArray[np.float32], k: int, metric: Metric
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    found: tuple[NDArray[np.float32], NDArray[np.int64]]
+) -> Found:
+    found: Found
     if n_gpus():
         resources = _gpu_resources()
         found = faiss.knn_gpu(resources, query_SD, vectors_SD, k, metric=FAISS_METRIC[metric])

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spahgc.index.faiss_library import faiss, n_gpus
-from spahgc.index.flat import merge_found, name_spots
+from spahgc.index.flat import Found, locate, merge_found, no_result
 from spahgc.index.neighbors import Neighbors, keep_nearest
 from spahgc.index.records import MOST_LISTS
-from spahgc.index.vectors import FAISS_METRIC, Metric, ReadVectors, check_size
+from spahgc.index.vectors import FAISS_METRIC, Metric, ReadVectors, check_size, to_distance
 
 TrainedKind: TypeAlias = Literal["ivf", "ivfpq"]
 
@@ -156,23 +156,17 @@ class TrainedSearch:
         yield from self._search_group(group, k)
 
     def _search_group(self, group: Sequence[Queries], k: int) -> list[Neighbors]:
-        proposed = [self._propose(one, k * (PROPOSED if self._is_coarse else 1)) for one in group]
-        if not self._is_coarse:
-            return [
-                self._named(one.names, *found) for one, found in zip(group, proposed, strict=True)
-            ]
-        self._measure(group, proposed)
+        n = k * PROPOSED if self._is_coarse else k
+        proposed = [self._propose(one, n) for one in group]
+        if self._is_coarse:
+            self._measure(group, proposed)
         return [
             self._named(one.names, *found, k=k) for one, found in zip(group, proposed, strict=True)
         ]
 
-    def _propose(self, one: Queries, n: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def _propose(self, one: Queries, n: int) -> Found:
         check_size(one.query_SD, self._lists.d, owner="the index")
-        worst = -np.inf if self._metric == "cosine" else np.inf
-        best = (
-            np.full((len(one.query_SD), n), worst, np.float32),
-            np.full((len(one.query_SD), n), -1),
-        )
+        best = no_result(len(one.query_SD), n, metric=self._metric)
         if not len(one.query_SD):
             return best
         for start, stop in self._ranges(one.names):
@@ -191,25 +185,19 @@ class TrainedSearch:
         stops = self._bounds[np.flatnonzero(is_in[:-1] & ~is_in[1:])]
         return [(int(a), int(b)) for a, b in zip(starts, stops, strict=True)]
 
-    def _measure(
-        self,
-        group: Sequence[Queries],
-        proposed: Sequence[tuple[NDArray[np.float32], NDArray[np.int64]]],
-    ) -> None:
+    def _measure(self, group: Sequence[Queries], proposed: Sequence[Found]) -> None:
         """Replace the scores of proposed spots by those of the vectors in the store."""
-        slide_of = [np.searchsorted(self._bounds, found, side="right") - 1 for _, found in proposed]
+        located = [locate(id_SN, self._bounds) for _, id_SN in proposed]
         for place, name in enumerate(self._names):
-            own = [
-                np.nonzero((slide_SN == place) & (found >= 0))
-                for slide_SN, (_, found) in zip(slide_of, proposed, strict=True)
-            ]
+            own = [np.nonzero(slide_SN == place) for slide_SN, _ in located]
             if not any(len(rows) for rows, _ in own):
                 continue
             vectors_SD = self._read(name)
-            for one, (score_SN, id_SN), pairs in zip(group, proposed, own, strict=True):
-                spots_P = id_SN[pairs] - self._bounds[place]
+            for one, (score_SN, _), (_, spot_SN), pairs in zip(
+                group, proposed, located, own, strict=True
+            ):
                 score_SN[pairs] = _score_pairs(
-                    one.query_SD, vectors_SD, pairs[0], spots_P, metric=self._metric
+                    one.query_SD, vectors_SD, pairs[0], spot_SN[pairs], metric=self._metric
                 )
 
     def _named(
@@ -218,18 +206,14 @@ class TrainedSearch:
         score_SN: NDArray[np.float32],
         id_SN: NDArray[np.int64],
         *,
-        k: int | None = None,
+        k: int,
     ) -> Neighbors:
-        found = name_spots(score_SN, id_SN, self._bounds, slides=self._names, metric=self._metric)
+        slide_SN, spot_SN = locate(id_SN, self._bounds)
         place_of = {name: place for place, name in enumerate(names)}
         moved = np.array([*(place_of.get(name, -1) for name in self._names), -1])
+        distance_SN = to_distance(score_SN, metric=self._metric)
         return keep_nearest(
-            found.distance_SK,
-            moved[found.slide_SK],
-            found.spot_SK,
-            slides=names,
-            metric=self._metric,
-            k=k or score_SN.shape[1],
+            distance_SN, moved[slide_SN], spot_SN, slides=names, metric=self._metric, k=k
         )
 
 
