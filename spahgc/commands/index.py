@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from spahgc.index import IndexRecord
     from spahgc.store.cohort import Cohort
 
-PREFERRED = ("lite0-154um", "lite0")
-"""Indexes over what a spot alone looks like: those first where none is named."""
-
 
 def _embedding_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
@@ -264,6 +261,7 @@ def _embeddings(cohort: Cohort, index: str | None) -> list[str]:
 def _only(cohort: Cohort) -> str:
     """Name the index that is meant where none is named: a spot's own field, or the only one."""
     from spahgc.errors import MissingError
+    from spahgc.store.embedding_names import PREFERRED
 
     names = sorted(cohort.commit.indexes)
     if not names:

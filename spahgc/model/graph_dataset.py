@@ -14,10 +14,8 @@ from spahgc.model.graph import GraphConfig
 from spahgc.model.panel_rules import PanelRule
 from spahgc.model.teaching import TeachingSet, gather_teaching
 from spahgc.store.cohort import Cohort, open_cohort
+from spahgc.store.embedding_names import PREFERRED
 from spahgc.store.splits import UNKNOWN, Fold
-
-PREFERRED = ("lite0-154um", "lite0")
-"""Embeddings of what a spot alone looks like: those first where none is named."""
 
 
 def graphs(

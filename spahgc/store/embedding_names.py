@@ -1,7 +1,11 @@
-"""From the name of an embedding to the command that makes it."""
+"""Names of embeddings: which is meant where none is named, and the command that makes one."""
 
 import re
 from collections.abc import Iterable
+from typing import Final
+
+PREFERRED: Final = ("lite0-154um", "lite0")
+"""Of what a spot alone looks like: those first where none is named."""
 
 _FIELD = re.compile(
     r"(?P<encoder>.+?)(-(?P<stain>macenko))?(-(?P<width>[0-9.]+)um)?(-[0-9]+px)?(-(?P<views>[0-9]+)views)?"
